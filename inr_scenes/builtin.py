@@ -1,0 +1,53 @@
+"""What the host itself brings, through the same hooks as everybody's plugins."""
+
+from .hookspecs import Command, hookimpl
+
+COMMANDS = {
+    "fit": "fit one field to one signal",
+    "solve": "recover a signal from measurements",
+    "export": "write a field to a file: the suffix decides",
+    "render": "novel views of a light field or a shape",
+    "eval": "metrics of an archive against a reference",
+    "info": "what an archive holds, from its header alone",
+    "list": "installed fields, signals, problems and exporters",
+    "plugins": "installed plugins, and those that failed to load",
+    "data": "list, get: public data sets with verified checksums",
+    "doctor": "check this installation; say what mends it",
+}
+
+
+@hookimpl
+def inr_fields():
+    """The sine network, as published."""
+    from .siren import Siren
+    return [Siren]
+
+
+@hookimpl
+def inr_signals():
+    """One class a medium."""
+    from .signals.audio import AudioSignal
+    from .signals.image import ImageSignal
+    from .signals.lightfield import LightFieldSignal
+    from .signals.shape import ShapeSignal
+    from .signals.video import VideoSignal
+    return [ImageSignal, VideoSignal, AudioSignal, ShapeSignal, LightFieldSignal]
+
+
+@hookimpl
+def inr_problems():
+    """Inverse problems."""
+    return []
+
+
+@hookimpl
+def inr_exporters():
+    """Writers for every built-in kind."""
+    from .export import EXPORTERS
+    return EXPORTERS
+
+
+@hookimpl
+def inr_commands():
+    """The commands of `inr`."""
+    return [Command(name, text, f"inr_scenes.cli.{name}:run") for name, text in COMMANDS.items()]

@@ -1,0 +1,174 @@
+"""Pinhole cameras, their rays, and camera paths. OpenGL axes: +X right, +Y up, −Z forward; world +Z up."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .errors import InrError
+
+
+@dataclass(frozen=True)
+class Cameras:
+    """A batch of n pinhole cameras in world units; sizes and intrinsics may differ from camera to camera.
+
+    poses: (n, 3, 4) camera-to-world · focal: (n, 2) fx, fy · centre: (n, 2) cx, cy · size: (n, 2) int height, width;
+    all intrinsics in pixels, with the centre of the first pixel at (0.5, 0.5).
+    """
+
+    poses: Tensor
+    focal: Tensor
+    centre: Tensor
+    size: Tensor
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    def __getitem__(self, index) -> "Cameras":
+        """Return the cameras at `index` (a slice, or a list or tensor of indices), as a batch."""
+        return Cameras(self.poses[index], self.focal[index], self.centre[index], self.size[index])
+
+    def resized(self, height: int, width: int) -> "Cameras":
+        """Return the same cameras with images of another size, the field of view kept."""
+        scale = torch.tensor([width, height]) / self.size.flip(-1)
+        size = torch.tensor([height, width]).expand_as(self.size).contiguous()
+        return Cameras(self.poses, self.focal * scale, self.centre * scale, size)
+
+    def directions(self, i: int) -> Tensor:
+        """Return the camera-space viewing directions of camera i, (height·width, 3), not normalised."""
+        height, width = self.size[i].tolist()
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        x = (x - self.centre[i, 0]) / self.focal[i, 0]
+        y = (y - self.centre[i, 1]) / self.focal[i, 1]
+        return torch.stack([x, -y, -torch.ones_like(x)], -1).reshape(-1, 3)
+
+    def rays(self, i: int) -> tuple[Tensor, Tensor]:
+        """Return the origins and unit directions of camera i's pixels, each (height·width, 3), row-major."""
+        rotation, origin = self.poses[i, :, :3], self.poses[i, :, 3]
+        directions = torch.nn.functional.normalize(self.directions(i) @ rotation.T, dim=-1)
+        return origin.expand_as(directions), directions
+
+
+def pluecker(origins: Tensor, directions: Tensor) -> Tensor:
+    """Plücker coordinates (direction, origin × direction) of rays, (..., 6).
+
+    They do not change when an origin slides along its ray (Sitzmann et al., Light Field Networks, NeurIPS 2021).
+    """
+    return torch.cat([directions, torch.linalg.cross(origins, directions)], -1)
+
+
+def look_at(origins: Tensor, target: Tensor, up: Tensor) -> Tensor:
+    """Camera-to-world poses (n, 3, 4) of cameras at `origins` (n, 3) looking at `target` (3,) or (n, 3)."""
+    backward = torch.nn.functional.normalize(origins - target, dim=-1)
+    right = torch.linalg.cross(up.expand_as(backward), backward)
+    # looking straight along `up` leaves the roll open: take any
+    stray = torch.tensor([1.0, 0.0, 0.0], dtype=origins.dtype).expand_as(backward)
+    right = torch.where(right.norm(dim=-1, keepdim=True) < 1e-6, torch.linalg.cross(stray, backward) + 1e-9, right)
+    right = torch.nn.functional.normalize(right, dim=-1)
+    return torch.stack([right, torch.linalg.cross(backward, right), backward, origins], -1)
+
+
+def focus(cameras: Cameras) -> Tensor:
+    """Return the point nearest to all optical axes, (3,): what the cameras look at (least squares)."""
+    forward = torch.nn.functional.normalize(-cameras.poses[:, :, 2].double(), dim=-1)
+    origins = cameras.poses[:, :, 3].double()
+    across = torch.eye(3, dtype=torch.float64) - forward[:, :, None] * forward[:, None, :]
+    # parallel axes have no common point; the small ridge then answers with the cameras' mean
+    ridge = 1e-6 * torch.eye(3, dtype=torch.float64)
+    mean = origins.mean(0)
+    offset = torch.linalg.solve(across.mean(0) + ridge, (across @ (origins - mean)[:, :, None]).mean(0)[:, 0])
+    return (mean + offset).float()
+
+
+def is_around(cameras: Cameras) -> bool:
+    """Say whether the cameras stand around a scene (views of an object) rather than side by side."""
+    forward = torch.nn.functional.normalize(-cameras.poses[:, :, 2], dim=-1)
+    return bool(forward.mean(0).norm() < 0.9)
+
+
+def orbit(cameras: Cameras, target: Tensor, frames: int = 120, elevation: float | None = None) -> Cameras:
+    """Return `frames` cameras on a circle about the axis +Z through `target`, at the given cameras' mean distance.
+
+    elevation: degrees above the horizon; by default the median of the given cameras'. For cameras that stand side by
+    side the circle would leave what they saw: they get `spiral` instead.
+    """
+    if not is_around(cameras):
+        return spiral(cameras, target, frames)
+    offset = cameras.poses[:, :, 3] - target
+    radius = offset.norm(dim=-1).median()
+    if elevation is None:
+        elevation = math.degrees(torch.asin(offset[:, 2] / offset.norm(dim=-1)).median())
+    angle = torch.arange(frames) * (2 * math.pi / frames)
+    tilt = math.radians(elevation)
+    ring = torch.stack([torch.cos(angle) * math.cos(tilt), torch.sin(angle) * math.cos(tilt),
+                        torch.full_like(angle, math.sin(tilt))], -1)
+    return _like(cameras, look_at(target + radius * ring, target, torch.tensor([0.0, 0.0, 1.0])))
+
+
+def spiral(cameras: Cameras, target: Tensor, frames: int = 120, rounds: float = 2.0) -> Cameras:
+    """Return `frames` cameras winding through the region where the given cameras stand, orientation averaged.
+
+    The spiral keeps to 80 % of the cameras' spread, so every view lies between observed ones.
+    """
+    mean = _average(cameras.poses)
+    local = (cameras.poses[:, :, 3] - mean[:, 3]) @ mean[:, :3]
+    spread = 0.8 * local.abs().amax(0)
+    t = torch.arange(frames) / frames
+    swing = torch.sin(math.pi * t)
+    angle = 2 * math.pi * rounds * t
+    path = torch.stack([swing * torch.cos(angle), swing * torch.sin(angle), torch.zeros(frames)], -1) * spread
+    origins = mean[:, 3] + path @ mean[:, :3].T
+    if _parallel(cameras):
+        poses = torch.cat([mean[:, :3].expand(frames, 3, 3), origins[:, :, None]], -1)
+    else:
+        poses = look_at(origins, target, mean[:, 1])
+    return _like(cameras, poses)
+
+
+def read_path(path: Path, to_scene: Tensor | None = None) -> tuple[Cameras, float]:
+    """Read a nerfstudio camera-path JSON; return its cameras and the frames per second.
+
+    to_scene: (3, 4) or (4, 4) transform applied to the poses, for data whose frame differs from the file's.
+    Raises InrError when the file is not such a path.
+    """
+    try:
+        data = json.loads(Path(path).read_text())
+        frames = data["camera_path"]
+        height, width = int(data["render_height"]), int(data["render_width"])
+        poses = torch.tensor([frame["camera_to_world"] for frame in frames], dtype=torch.float32).reshape(-1, 4, 4)
+        fov = torch.tensor([float(frame["fov"]) for frame in frames])
+    except FileNotFoundError:
+        raise InrError(f"{path} does not exist.") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InrError(f"{path} is not a nerfstudio camera path ({error!r}); its viewer writes one.") from None
+    if not len(poses):
+        raise InrError(f"{path} holds no camera.")
+    if to_scene is not None:
+        full = torch.eye(4)
+        full[: len(to_scene)] = to_scene
+        poses = full @ poses
+    focal = (height / 2 / torch.tan(torch.deg2rad(fov) / 2))[:, None].expand(-1, 2)
+    centre = torch.tensor([width / 2, height / 2]).expand(len(poses), 2)
+    size = torch.tensor([[height, width]]).expand(len(poses), 2)
+    fps = len(frames) / float(data.get("seconds") or len(frames) / 24)
+    return Cameras(poses[:, :3], focal, centre, size), fps
+
+
+def _like(cameras: Cameras, poses: Tensor) -> Cameras:
+    """Cameras at `poses` with the first camera's lens and size."""
+    n = len(poses)
+    return Cameras(poses, cameras.focal[:1].expand(n, 2), cameras.centre[:1].expand(n, 2), cameras.size[:1].expand(n, 2))
+
+
+def _average(poses: Tensor) -> Tensor:
+    u, _, v = torch.linalg.svd(poses[:, :, :3].mean(0))
+    rotation = u @ torch.diag(torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ v).sign())])) @ v
+    return torch.cat([rotation, poses[:, :, 3].mean(0)[:, None]], -1)
+
+
+def _parallel(cameras: Cameras) -> bool:
+    axes = torch.nn.functional.normalize(cameras.poses[:, :, 2], dim=-1)
+    return bool((axes @ axes[0]).min() > 0.9999)

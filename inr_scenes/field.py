@@ -1,0 +1,146 @@
+"""Fields: pointwise networks R^in → R^out, and their chunked evaluation."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InrError
+from .signal import Signal
+from .spec import Spec
+
+CHUNK = 1 << 14                     # rows evaluated at once: activations of a 256-wide layer stay in cache
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a field suggests for a signal: changes to its Config and to FitConfig, and the sample grid if it matters."""
+
+    config: dict[str, Any] = dataclasses.field(default_factory=dict)
+    fit: dict[str, Any] = dataclasses.field(default_factory=dict)
+    grid: str | None = None         # "centers" | "ends" | None: leave the signal as it was loaded
+
+
+@dataclass(frozen=True)
+class NoConfig:
+    """A field without settings."""
+
+
+class Field(nn.Module):
+    """A network from coordinates to values: any points, in any order, on any device.
+
+    A subclass gives `name`, `Config` (a frozen dataclass; docstrings under its fields become the CLI help), a
+    constructor (config, spec) and `forward`. Everything else has a default.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type] = NoConfig
+    kinds: ClassVar[frozenset[str] | None] = None        # None: every kind
+
+    def __init__(self, config, spec: Spec):
+        super().__init__()
+        if self.kinds is not None and spec.kind not in self.kinds:
+            raise InrError(f"{self.name} does not support signals of kind {spec.kind!r} "
+                           f"(it supports {', '.join(sorted(self.kinds))}).")
+        self.config, self.spec = config, spec
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Map coords (..., in) to values (..., out) in the network's range, about [-1, 1]."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward")
+
+    @classmethod
+    def suggest(cls, signal: Signal, preset: str) -> Recipe:
+        """Return settings for this signal; preset is "published", "fast" or a name the field documents."""
+        return Recipe()
+
+    @classmethod
+    def presets(cls) -> tuple[str, ...]:
+        """Names `suggest` understands."""
+        return ("fast", "published")
+
+    def condition(self, signal: Signal) -> None:
+        """Look at the signal once before a fit; what is learned from it must be baked into the archive."""
+
+    def baked(self) -> "Field":
+        """Return what is saved: this field with everything that conditions it turned into constants."""
+        return self
+
+    def draw(self, signal: Signal, index: Tensor, generator: torch.Generator) -> tuple[Any, Tensor]:
+        """Turn the drawn measurement indices into a batch (query, values)."""
+        return signal.sample(index, generator)
+
+    def penalty(self) -> Tensor | float:
+        """Return a regulariser added to the data term."""
+        return 0.0
+
+    def crop(self, box) -> "Field":
+        """Return a smaller field of the part of the signal in `box`, weights really removed."""
+        raise InrError(f"{self.name} has no local parts, so it cannot be cropped; the lg- fields can.")
+
+    def extend(self, spec: Spec) -> "Field":
+        """Return a larger field covering `spec`, the old region unchanged."""
+        raise InrError(f"{self.name} has no local parts, so it cannot be extended; the lg- fields can.")
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    def stored(self, coords: Tensor) -> Tensor:
+        """Return values in the signal's stored units at coords (..., in)."""
+        return self.spec.values.to_stored(self(coords).float())
+
+    @torch.inference_mode()
+    def at(self, points: Tensor) -> Tensor:
+        """Return stored values (n, out) at world points (n, 3) of a shape, x y z in world units."""
+        points = torch.as_tensor(points)
+        device = next(self.parameters()).device
+        return torch.cat([self.stored(self.spec.to_coords(p).to(device)).cpu() for p in points.split(CHUNK)])
+
+    def inside(self, points: Tensor) -> Tensor:
+        """Say which world points (n, 3) lie inside a shape, (n,) bool."""
+        if self.spec.kind != "shape":
+            raise InrError(f"Only shapes have an inside; this is a field of kind {self.spec.kind!r}.")
+        return self.is_inside(self.at(points)[:, 0])
+
+    def is_inside(self, stored: Tensor) -> Tensor:
+        """Say which stored values mean "inside": occupancy above its level, distance below it."""
+        level = self.spec.meta.get("level", 0.5)
+        return stored < level if self.spec.meta.get("quantity") == "sdf" else stored > level
+
+
+def build(cls: type[Field], spec: Spec, changes: dict[str, Any] | None = None, seed: int | None = None) -> Field:
+    """Construct a field; `changes` override its Config's defaults, `seed` makes its initialisation repeatable."""
+    known = {f.name for f in dataclasses.fields(cls.Config)}
+    for name in changes or {}:
+        if name not in known:
+            from .errors import suggestion
+            raise InrError(f"{cls.name} has no option {name!r}.{suggestion(name, known)}")
+    config = cls.Config(**(changes or {}))
+    if seed is None:
+        return cls(config, spec)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cls(config, spec)
+
+
+@torch.inference_mode()
+def decode(field: Field, spec: Spec | None = None, chunk: int = CHUNK) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (slice of flat samples, stored values on the CPU) over all samples of `spec`, in bounded memory."""
+    spec = spec or field.spec
+    device = next(field.parameters()).device
+    for low in range(0, spec.size, chunk):
+        part = slice(low, min(low + chunk, spec.size))
+        yield part, field.stored(spec.coords(torch.arange(part.start, part.stop)).to(device)).cpu()
+
+
+def decode_all(field: Field, spec: Spec | None = None) -> Tensor:
+    """Return the stored values of all samples of `spec`, (*shape, out) float32."""
+    spec = spec or field.spec
+    out = torch.empty(spec.size, spec.out_features)
+    for part, values in decode(field, spec):
+        out[part] = values
+    return out.reshape(*spec.shape, spec.out_features)

@@ -1,0 +1,315 @@
+"""fit: a generator of steps. Bars, trackers, early stopping and notebooks wrap it as tqdm wraps a range."""
+
+import dataclasses
+import math
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .errors import InrError, suggestion
+from .field import Field
+from .optim import SCHEDULES, Optimizers, rate
+from .signal import Signal
+
+MICRO = {"cpu": 4096}               # rows per forward and backward pass: activations that fit a CPU's cache
+CHECK_EVERY = 25                    # steps between looks at the loss: each look waits for the device
+PRECISIONS = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """How to fit. A fit always ends: after `steps`, after `seconds`, or at the quality named by `until`."""
+
+    steps: int | None = 2000
+    """Optimiser steps; none: `seconds` alone ends the fit."""
+    seconds: float | None = None
+    """Time budget of the fitting itself; evaluation is not counted."""
+    until: str | None = None
+    """Stop at a quality, as psnr=35 or iou=0.99."""
+    optimizer: str = "adam"
+    """adam, adamw, muon (hidden matrices, Adam for the rest) or schedule-free."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    schedule: str = "cosine"
+    """cosine (to zero at the end of the budget) or constant."""
+    warmup: int = 20
+    """Steps over which the learning rate rises."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (adamw, muon, schedule-free)."""
+    batch: int = 16384
+    """Measurements per step; 0: all of them."""
+    sampling: str = "permuted"
+    """permuted (every measurement once per epoch) or uniform (with replacement)."""
+    focus: float = 0.0
+    """Share of each batch drawn from the measurements the signal marks as important (surface, foreground)."""
+    precision: str = "32"
+    """32, bf16 or fp16 autocast; the coordinate layer and the parameters stay in float32."""
+    clip: float = 0.0
+    """Largest gradient norm; 0: no clipping."""
+    device: str = "auto"
+    """auto (cuda, then mps, then cpu) or a torch device."""
+    seed: int = 0
+    """Seeds initialisation and sampling."""
+
+
+@dataclass
+class Step:
+    """One optimiser step. `metrics` is filled where the fit looked at the field; `state()` is what resuming needs."""
+
+    step: int
+    loss: Tensor
+    lr: float
+    seconds: float
+    progress: float
+    metrics: dict[str, float] = field(default_factory=dict)
+    state: Callable[[], dict[str, Any]] = dict
+
+
+@dataclass
+class Result:
+    """A finished fit. seconds: fitting alone; metrics: over the whole signal; history: the probes along the way."""
+
+    field: Field
+    steps: int
+    seconds: float
+    metrics: dict[str, float]
+    history: list[dict[str, float]]
+
+    def save(self, path, **options):
+        """Write the field's archive; returns its path."""
+        from .archive import save
+        return save(self.field, path, metrics=self.metrics, fit={"steps": self.steps, "seconds": self.seconds},
+                    **options)
+
+
+class Diverged(InrError):
+    """The loss became NaN or exploded; the field has been put back to its last good state."""
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device "auto" or a torch name stands for."""
+    if name != "auto":
+        try:
+            device = torch.device(name)
+            torch.empty(0, device=device)
+            return device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise InrError(f"Device {name!r} cannot be used ({reason}). Try --device cpu.") from None
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator()
+    return torch.device("cpu")
+
+
+def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
+          resume: dict[str, Any] | None = None) -> Iterator[Step]:
+    """Fit `field` to `signal`, yielding after every optimiser step; the caller may stop at any time.
+
+    resume: what an earlier step's `state()` returned, to continue to the same result. Raises Diverged when the loss
+    becomes NaN or explodes, after putting the last good state back.
+    """
+    check(config)
+    device = resolve_device(config.device)
+    field.to(device).train()
+    signal.to(device)
+    field.condition(signal)
+    optimizers = Optimizers(field, config.optimizer, config.lr, config.weight_decay, config.warmup)
+    dtype = PRECISIONS[config.precision]
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    sampler = Sampler(signal, config, device)
+    goal = parse_goal(config.until)
+    parameters = [p for p in field.parameters() if p.requires_grad]
+    first, elapsed = 0, 0.0
+    if resume:
+        field.load_state_dict(resume["field"])
+        optimizers.load_state_dict(resume["optimizers"])
+        scaler.load_state_dict(resume["scaler"])
+        first, elapsed = resume["step"], resume["seconds"]
+    guard = _Guard(field)
+    if resume:
+        guard.best = resume["best"]
+    next_look = max(1.0, elapsed * 1.2)
+    step = first
+    while config.steps is None or step < config.steps:
+        tick = time.perf_counter()
+        progress = _progress(config, step, elapsed)
+        lr = config.lr * rate(config.schedule, progress, step, config.warmup)
+        loss = _backward(field, signal, sampler, step, dtype, scaler)
+        if config.clip or scaler.is_enabled():
+            for optimizer in optimizers.made:
+                scaler.unscale_(optimizer)
+            if config.clip:
+                torch.nn.utils.clip_grad_norm_(parameters, config.clip)
+        if scaler.is_enabled() and not all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None):
+            for optimizer in optimizers.made:       # an overflow in half precision: skip the step, halve the scale
+                optimizer.zero_grad(set_to_none=True)
+        else:
+            optimizers.step(lr)
+        if scaler.is_enabled():
+            scaler.update()
+        step += 1
+        last = step == config.steps
+        if step % CHECK_EVERY == 0 or last or step == 1:
+            guard.check(loss, step)
+        elapsed += time.perf_counter() - tick
+        last = last or (config.seconds is not None and elapsed >= config.seconds)
+        report = Step(step, loss, lr, elapsed, _progress(config, step, elapsed))
+        if last or elapsed >= next_look:
+            next_look = max(elapsed * 1.2, elapsed + 1.0)
+            with optimizers.averaged():
+                field.eval()
+                report.metrics = signal.probe(field)
+                if goal and _reached(goal, report.metrics):      # the probe sees a sample: make sure
+                    report.metrics = signal.metrics(field)
+                    last = last or _reached(goal, report.metrics)
+                field.train()
+        if last:
+            optimizers.finish()
+            field.eval()
+        report.state = lambda s=step, e=elapsed: {
+            "step": s, "seconds": e, "best": guard.best, "field": field.state_dict(),
+            "optimizers": optimizers.state_dict(), "scaler": scaler.state_dict()}
+        yield report
+        if last:
+            return
+
+
+def fit(field: Field, signal: Signal, config: FitConfig | None = None, **changes) -> Result:
+    """Fit to the end and measure the field over the whole signal. `changes` override the config, as steps=500.
+
+    Without a config the field's own suggestion for this signal is used.
+    """
+    if config is None:
+        config = dataclasses.replace(FitConfig(), **field.suggest(signal, "fast").fit)
+    unknown = set(changes) - {f.name for f in dataclasses.fields(FitConfig)}
+    if unknown:
+        name = min(unknown)
+        raise InrError(f"fit has no option {name!r}.{suggestion(name, [f.name for f in dataclasses.fields(FitConfig)])}")
+    if "seconds" in changes and "steps" not in changes:
+        changes["steps"] = None
+    config = dataclasses.replace(config, **changes)
+    history, last = [], None
+    for last in steps(field, signal, config):
+        if last.metrics:
+            history.append({"step": last.step, "seconds": last.seconds, **last.metrics})
+    field.eval()
+    return Result(field, last.step if last else 0, last.seconds if last else 0.0, signal.metrics(field), history)
+
+
+def check(config: FitConfig) -> None:
+    """Raise InrError for settings that cannot work."""
+    if config.steps is None and config.seconds is None:
+        raise InrError("A fit needs an end: give --steps or --seconds.")
+    if config.steps is not None and config.steps < 0 or config.seconds is not None and config.seconds <= 0:
+        raise InrError("--steps and --seconds must be positive.")
+    if config.batch < 0 or config.lr <= 0 or not 0 <= config.focus <= 1:
+        raise InrError("--batch must be 0 or more, --lr above 0, --focus between 0 and 1.")
+    for value, known, flag in ((config.precision, PRECISIONS, "precision"), (config.schedule, SCHEDULES, "schedule"),
+                               (config.sampling, ("permuted", "uniform"), "sampling")):
+        if value not in known:
+            raise InrError(f"--{flag} {value!r} is not known.{suggestion(value, known)} Known: {', '.join(known)}.")
+    parse_goal(config.until)
+
+
+def parse_goal(until: str | None) -> tuple[str, float] | None:
+    """Return (metric, value) of a goal written psnr=35."""
+    if until is None:
+        return None
+    match = re.fullmatch(r"(\w+)=([-+.\deE]+)", until)
+    try:
+        return match[1], float(match[2])
+    except (TypeError, ValueError):
+        raise InrError(f"--until {until!r} is not understood: write metric=value, as psnr=35.") from None
+
+
+class Sampler:
+    """Draws each step's measurement indices; a pure function of seed and step, so a resumed fit draws the same."""
+
+    def __init__(self, signal: Signal, config: FitConfig, device: torch.device):
+        self.signal, self.device, self.seed = signal, device, config.seed
+        n = len(signal)
+        self.batch = min(config.batch, n) if config.batch else n
+        focused = signal.focus is not None and len(signal.focus) > 0
+        self.focus = round(self.batch * config.focus) if focused else 0
+        self.micro = MICRO.get(device.type, 1 << 18)
+        self.per_epoch = max(1, n // max(1, self.batch - self.focus))
+        self.permuted = config.sampling == "permuted" and n <= 1 << 27
+        self.epoch, self.order = -1, None
+        self.generator = torch.Generator(device)
+
+    def draw(self, step: int) -> Tensor:
+        """Return the measurement indices of a step, on the signal's device."""
+        n, plain = len(self.signal), self.batch - self.focus
+        self.generator.manual_seed(self.seed * 1_000_003 + step)
+        if not self.permuted:
+            index = self._random(n, plain)
+        else:
+            epoch, part = divmod(step, self.per_epoch)
+            if epoch != self.epoch:
+                shuffle = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch + (1 << 40))
+                self.order = torch.randperm(n, generator=shuffle, device=self.device)
+                self.epoch = epoch
+            index = self.order[part * plain:(part + 1) * plain]
+        if self.focus:
+            index = torch.cat([index, self.signal.focus[self._random(len(self.signal.focus), self.focus)]])
+        return index
+
+    def _random(self, high: int, count: int) -> Tensor:
+        return torch.randint(high, (count,), generator=self.generator, device=self.device)
+
+
+def _backward(field: Field, signal: Signal, sampler: Sampler, step: int, dtype, scaler) -> Tensor:
+    """Accumulate one step's gradients in cache-sized parts; return the loss, not waited for."""
+    index = sampler.draw(step)
+    total = None
+    for part in index.split(sampler.micro):
+        query, values = field.draw(signal, part, sampler.generator)
+        with torch.autocast(index.device.type, dtype=dtype, enabled=dtype is not None):
+            predicted = signal.predict(field, query)
+        loss = signal.loss(predicted, values) * (len(part) / len(index))
+        scaler.scale(loss).backward()
+        total = loss.detach() if total is None else total + loss.detach()
+    penalty = field.penalty()
+    if isinstance(penalty, Tensor):
+        scaler.scale(penalty).backward()
+        total = total + penalty.detach()
+    return total
+
+
+class _Guard:
+    """Keeps the last good state of a field and notices divergence."""
+
+    def __init__(self, field: Field):
+        self.field, self.best, self.step = field, math.inf, 0
+        self.state = self._copy()
+
+    def _copy(self) -> dict[str, Tensor]:
+        return {name: value.detach().clone() for name, value in self.field.state_dict().items()}
+
+    def check(self, loss: Tensor, step: int) -> None:
+        value = loss.item()
+        if not math.isfinite(value) or value > 1e3 * max(self.best, 1e-3):
+            self.field.load_state_dict(self.state)
+            what = "is not a number" if not math.isfinite(value) else f"rose to {value:.3g}"
+            raise Diverged(f"The fit diverged: the loss {what} at step {step}. Step {self.step} was kept. "
+                           f"Lower --lr, or add --clip 1 or --warmup 500.")
+        self.best = min(self.best, value)
+        self.state, self.step = self._copy(), step
+
+
+def _progress(config: FitConfig, step: int, elapsed: float) -> float:
+    by_steps = step / config.steps if config.steps else 0.0
+    by_time = elapsed / config.seconds if config.seconds else 0.0
+    return min(1.0, max(by_steps, by_time))
+
+
+def _reached(goal: tuple[str, float], metrics: dict[str, float]) -> bool:
+    name, value = goal
+    if name not in metrics:
+        raise InrError(f"--until {name}=…: this signal reports {', '.join(sorted(metrics))}.")
+    return metrics[name] <= value if name in ("chamfer", "mse") else metrics[name] >= value

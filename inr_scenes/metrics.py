@@ -1,0 +1,27 @@
+"""Plain metrics: PSNR, SSIM, SNR, IoU."""
+
+import math
+
+import numpy as np
+
+
+def psnr(mse: float, peak: float = 1.0) -> float:
+    """Peak signal-to-noise ratio in dB of a mean squared error; 100 dB stands for "equal"."""
+    if not math.isfinite(mse):
+        return float("nan")
+    return min(100.0, 10 * math.log10(peak**2 / mse)) if mse > 0 else 100.0
+
+
+def ssim(truth: np.ndarray, image: np.ndarray) -> float:
+    """Structural similarity of two (h, w, c) images in [0, 1]; NaN for images smaller than its 7×7 window."""
+    from skimage.metrics import structural_similarity
+
+    if min(truth.shape[:2]) < 7:
+        return float("nan")
+    return float(structural_similarity(truth, image, channel_axis=-1, data_range=1.0))
+
+
+def iou(truth: np.ndarray, guess: np.ndarray) -> float:
+    """Intersection over union of two boolean arrays; 1 where both are empty."""
+    union = np.count_nonzero(truth | guess)
+    return np.count_nonzero(truth & guess) / union if union else 1.0

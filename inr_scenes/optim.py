@@ -1,0 +1,101 @@
+"""Optimisers by name, learning-rate schedules, and the split of parameters between Muon and Adam."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from .errors import InrError, suggestion
+
+OPTIMIZERS = ("adam", "adamw", "muon", "schedule-free")
+SCHEDULES = ("cosine", "constant")
+
+
+class Optimizers:
+    """One or two torch optimisers driven as one: Muon takes the hidden matrices, Adam the rest."""
+
+    def __init__(self, module: nn.Module, name: str, lr: float, weight_decay: float, warmup: int):
+        matrices, rest = split_parameters(module)
+        self.schedule_free = name == "schedule-free"
+        if name == "adam":
+            made = [torch.optim.Adam(matrices + rest, lr=lr, fused=None)]
+        elif name == "adamw":
+            made = [torch.optim.AdamW(matrices + rest, lr=lr, weight_decay=weight_decay)]
+        elif name == "muon":
+            made = [torch.optim.Adam(rest, lr=lr)]
+            if matrices:
+                # Jordan et al., 2024; scaled to Adam's root mean square so that one learning rate serves both
+                made.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay,
+                                             adjust_lr_fn="match_rms_adamw"))
+        elif name == "schedule-free":
+            from schedulefree import AdamWScheduleFree
+            made = [AdamWScheduleFree(matrices + rest, lr=lr, weight_decay=weight_decay, warmup_steps=warmup)]
+            made[0].train()
+        else:
+            raise InrError(f"There is no optimizer {name!r}.{suggestion(name, OPTIMIZERS)} "
+                           f"Known: {', '.join(OPTIMIZERS)}.")
+        self.made, self.lr = made, lr
+
+    def step(self, lr: float) -> None:
+        """Take one step at learning rate `lr` and clear the gradients."""
+        for optimizer in self.made:
+            if not self.schedule_free:
+                for group in optimizer.param_groups:
+                    group["lr"] = lr
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """Within the block the parameters are those to evaluate: schedule-free's average, else the current ones.
+
+        The training parameters are put back exactly, so that looking at a fit does not change it.
+        """
+        if not self.schedule_free:
+            yield
+            return
+        parameters = [p for group in self.made[0].param_groups for p in group["params"]]
+        saved = [p.detach().clone() for p in parameters]
+        self.made[0].eval()
+        try:
+            yield
+        finally:
+            self.made[0].train()
+            with torch.no_grad():
+                for p, value in zip(parameters, saved):
+                    p.copy_(value)
+
+    def finish(self) -> None:
+        """Leave the parameters as they are to be kept."""
+        if self.schedule_free:
+            self.made[0].eval()
+
+    def state_dict(self) -> list[dict]:
+        """Return what a resumed fit needs."""
+        return [optimizer.state_dict() for optimizer in self.made]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        """Restore what `state_dict` returned."""
+        for optimizer, state in zip(self.made, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Split trainable parameters into hidden matrices (both sides at least 16, not the last layer) and the rest.
+
+    Coordinate layers have a side below 16 and stay with the rest, as Muon's authors advise for first and last layers.
+    """
+    named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    matrices = [p for name, p in named if p.ndim == 2 and min(p.shape) >= 16 and not name.startswith("output")]
+    chosen = {id(p) for p in matrices}
+    return matrices, [p for _, p in named if id(p) not in chosen]
+
+
+def rate(schedule: str, progress: float, step: int, warmup: int) -> float:
+    """Return the factor on the learning rate at `progress` in [0, 1] of the fit."""
+    ramp = min(1.0, (step + 1) / (warmup + 1))
+    if schedule == "constant":
+        return ramp
+    return ramp * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

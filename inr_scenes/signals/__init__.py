@@ -1,0 +1,1 @@
+"""Signal types: one medium a file."""

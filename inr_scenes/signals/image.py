@@ -1,0 +1,120 @@
+"""Images: PNG, JPEG, WebP, TIFF; grey, RGB or RGBA; 8 and 16 bit; upright by their EXIF orientation."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import InrError
+from ..field import decode_all
+from ..files import readable
+from ..metrics import psnr, ssim
+from ..signal import GridSignal
+from ..spec import UNIT_RANGE, Axis, Spec
+
+LARGEST = 1 << 28                   # pixels; beyond this a file is more likely a decompression bomb than a photo
+
+
+class ImageSignal(GridSignal):
+    """An image with values in [0, 1]; axes (y, x), rows downwards."""
+
+    kind = "image"
+    suffixes = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+    @dataclass(frozen=True)
+    class Options:
+        """How to read an image."""
+
+        size: tuple[int, int] | None = None
+        """Resize to height and width (Lanczos)."""
+        mode: str = "auto"
+        """auto, grey, rgb or rgba."""
+        grid: str = "centers"
+        """Samples at cell "centers", or a grid that includes both "ends" of [-1, 1]."""
+
+    @classmethod
+    def load(cls, path, *, like: Spec | None = None, size=None, mode: str = "auto", grid: str = "centers"):
+        """Read an image. Raises InrError for anything that is not a whole, sensible image file."""
+        path = readable(path)
+        array, bits = read_image(path, mode, size)
+        signal = cls.from_array(array, bits=bits, grid=grid, name=path.stem)
+        if like is not None:
+            _same_shape(signal.spec, like, path)
+            signal.spec = like.replace(meta={**like.meta, "bits": bits})
+        return signal
+
+    @classmethod
+    def from_array(cls, array, *, bits: int | None = None, grid: str = "centers", name: str = "image") -> "ImageSignal":
+        """Make a signal of an array (h, w) or (h, w, c): uint8, or floats in [0, 1]."""
+        array = np.asarray(array)
+        array = array[..., None] if array.ndim == 2 else array
+        if array.ndim != 3 or not array.size:
+            raise InrError(f"An image needs shape (h, w) or (h, w, channels), not {array.shape}.")
+        if not np.isfinite(array).all():
+            raise InrError("The image holds values that are not numbers.")
+        gain = 1 / 255 if array.dtype == np.uint8 else 1.0
+        raw = array if gain != 1.0 else array.astype(np.float32)
+        data = torch.from_numpy(np.array(raw, order="C"))      # a copy: Pillow hands out read-only memory
+        height, width, channels = array.shape
+        spec = Spec("image", (Axis.regular(height, grid), Axis.regular(width, grid)), 2, channels, UNIT_RANGE,
+                    meta={"bits": bits or (8 if gain != 1.0 else 16), "grid": grid})
+        return cls(spec, data.reshape(-1, channels), gain, name)
+
+    def metrics(self, field) -> dict[str, float]:
+        """PSNR and SSIM over every pixel, values clipped to [0, 1]."""
+        truth = self.array().cpu().numpy()
+        image = decode_all(field, self.spec).clamp(0, 1).numpy()
+        return {"psnr": psnr(float(np.square(truth - image, dtype=np.float64).mean())), "ssim": ssim(truth, image)}
+
+
+def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, int]:
+    """Read an image file as an array (h, w, c), uint8 or float32 in [0, 1], with its bits per channel."""
+    import warnings
+
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    modes = {"grey": "L", "rgb": "RGB", "rgba": "RGBA"}
+    if mode != "auto" and mode not in modes:
+        raise InrError(f"--mode {mode!r} is not known: auto, grey, rgb or rgba.")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise InrError(f"--size {size} needs a height and a width of at least 1.")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                if image.width * image.height > LARGEST:
+                    raise InrError(f"{path} claims {image.width}×{image.height} pixels, more than {LARGEST}: refused.")
+                image.load()
+                image = ImageOps.exif_transpose(image)
+    except UnidentifiedImageError:
+        raise InrError(f"{path} is not an image that Pillow can read.") from None
+    except Image.DecompressionBombError:
+        raise InrError(f"{path} claims more pixels than is sensible (a decompression bomb?): refused.") from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise InrError(f"{path} is damaged: {error}.") from None
+    deep = image.mode.startswith("I") or image.mode == "F"      # Pillow keeps 16-bit images as one grey channel
+    if deep:
+        array = np.asarray(image, dtype=np.float32)
+        array = array if image.mode == "F" else array / 65535.0
+        image = Image.fromarray(array)
+        if size is not None:
+            image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+        array = np.clip(np.asarray(image)[..., None], 0, 1) if mode != "rgb" else np.repeat(
+            np.clip(np.asarray(image)[..., None], 0, 1), 3, -1)
+        return array, 16
+    if mode != "auto":
+        image = image.convert(modes[mode])
+    elif image.mode not in ("L", "RGB", "RGBA"):
+        transparent = "A" in image.mode or "transparency" in image.info
+        image = image.convert("RGBA" if transparent else "L" if image.mode == "1" else "RGB")
+    if size is not None:
+        image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
+    array = np.asarray(image)
+    return (array[..., None] if array.ndim == 2 else array), 8
+
+
+def _same_shape(spec: Spec, like: Spec, path: Path) -> None:
+    if spec.shape != like.shape or spec.out_features != like.out_features:
+        raise InrError(f"{path} is {spec.shape} with {spec.out_features} channels; "
+                       f"the archive holds {like.shape} with {like.out_features}.")

@@ -1,0 +1,104 @@
+"""Video through PyAV; frames are kept as 8-bit RGB."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..errors import InrError
+from ..field import decode
+from ..files import readable
+from ..metrics import psnr, ssim
+from ..signal import GridSignal
+from ..spec import UNIT_RANGE, Axis, Spec
+
+
+class VideoSignal(GridSignal):
+    """A video with values in [0, 1]; axes (t, y, x)."""
+
+    kind = "video"
+    suffixes = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
+
+    @dataclass(frozen=True)
+    class Options:
+        """How to read a video."""
+
+        first_frame: int = 0
+        """First frame to take."""
+        frames: int | None = None
+        """How many frames to take; none: to the end."""
+        every: int = 1
+        """Take every n-th frame."""
+        size: tuple[int, int] | None = None
+        """Resize to height and width (area average)."""
+        grid: str = "centers"
+        """Samples at cell "centers", or a grid that includes both "ends" of [-1, 1]."""
+
+    @classmethod
+    def load(cls, path, *, like: Spec | None = None, first_frame: int = 0, frames: int | None = None, every: int = 1,
+             size=None, grid: str = "centers"):
+        """Read a video. Raises InrError when it cannot be decoded or has no frame in the range."""
+        path = readable(path)
+        if first_frame < 0 or every < 1 or (frames is not None and frames < 1):
+            raise InrError("--first-frame must be 0 or more, --frames and --every at least 1.")
+        if like is not None and size is None:
+            size = like.shape[1:]
+        array, fps = read_video(path, first_frame, frames, every, size)
+        signal = cls.from_array(array, fps, grid=grid, name=path.stem)
+        if like is not None:
+            if signal.spec.shape != like.shape:
+                raise InrError(f"{path} gives {signal.spec.shape} (frames, height, width); the archive holds "
+                               f"{like.shape}. Choose --first-frame, --frames and --size as in the fit.")
+            signal.spec = like
+        return signal
+
+    @classmethod
+    def from_array(cls, array, fps: float, *, grid: str = "centers", name: str = "video") -> "VideoSignal":
+        """Make a signal of frames (t, h, w, 3), uint8, at `fps` frames per second."""
+        array = np.ascontiguousarray(array, dtype=np.uint8)
+        spec = Spec("video", tuple(Axis.regular(n, grid) for n in array.shape[:3]), 3, array.shape[3], UNIT_RANGE,
+                    meta={"fps": float(fps), "bits": 8, "grid": grid})
+        return cls(spec, torch.from_numpy(array).reshape(-1, array.shape[3]), 1 / 255, name)
+
+    def metrics(self, field) -> dict[str, float]:
+        """PSNR over all samples and the mean SSIM of the frames, one frame in memory at a time."""
+        frame = self.spec.shape[1] * self.spec.shape[2]
+        total, similar = 0.0, []
+        for i, (part, values) in enumerate(decode(field, self.spec, chunk=frame)):
+            truth, image = self.stored(part).cpu(), values.clamp(0, 1)
+            total += (truth - image).double().square().sum().item()
+            if i % max(1, self.spec.shape[0] // 32) == 0:
+                shape = (*self.spec.shape[1:], -1)
+                similar.append(ssim(truth.reshape(shape).numpy(), image.reshape(shape).numpy()))
+        return {"psnr": psnr(total / (self.spec.size * self.spec.out_features)), "ssim": float(np.mean(similar))}
+
+
+def read_video(path: Path, first: int, count: int | None, every: int, size) -> tuple[np.ndarray, float]:
+    """Decode frames first, first + every, … as (t, h, w, 3) uint8; return them with their rate."""
+    import av
+
+    frames: list[np.ndarray] = []
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise InrError(f"{path} holds no video stream.")
+            stream = container.streams.video[0]
+            stream.thread_type = "AUTO"
+            fps = float(stream.average_rate or stream.guessed_rate or 24) / every
+            scale = dict(width=size[1], height=size[0], interpolation="AREA") if size is not None else {}
+            for i, frame in enumerate(container.decode(stream)):
+                if i < first or (i - first) % every:
+                    continue
+                frames.append(frame.to_ndarray(format="rgb24", **scale))
+                if len(frames) == count:
+                    break
+            expected = stream.frames or len(frames)
+    except av.FFmpegError as error:
+        raise InrError(f"{path} cannot be decoded as video ({error.strerror or error}).") from None
+    if not frames:
+        raise InrError(f"{path} has no frame from {first} on.")
+    if count is None and every == 1 and len(frames) + first < expected * 0.98:
+        raise InrError(f"{path} is damaged: {len(frames) + first} of {expected} frames can be decoded. "
+                       f"Take the whole ones with --frames {len(frames)}.")
+    return np.stack(frames), fps

@@ -1,0 +1,97 @@
+"""SIREN: sine layers and the field made of them (Sitzmann et al., NeurIPS 2020), exactly as published."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .field import Field, Recipe
+from .rays import ray_features
+from .signal import Signal
+from .spec import Spec
+
+
+class SineLayer(nn.Module):
+    """sin(omega_0 · (W x + b)): the bias is inside omega.
+
+    Weights start uniform within 1/in (first layer) or √(6/in)/omega_0; biases keep torch's default, within 1/√in.
+    The first layer sees coordinates, whose rounding omega multiplies, so it always runs in float32.
+    """
+
+    def __init__(self, in_features: int, out_features: int, omega_0: float = 30.0, first: bool = False):
+        super().__init__()
+        self.omega_0, self.first = omega_0, first
+        self.linear = nn.Linear(in_features, out_features)
+        bound = 1 / in_features if first else math.sqrt(6 / in_features) / omega_0
+        nn.init.uniform_(self.linear.weight, -bound, bound)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in) to (..., out), in [-1, 1]."""
+        if self.first:
+            with torch.autocast(x.device.type, enabled=False):
+                x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+                return torch.sin(self.omega_0 * self.linear(x))
+        return torch.sin(self.omega_0 * self.linear(x))
+
+
+def sine_output(in_features: int, out_features: int, omega_0: float) -> nn.Linear:
+    """Return SIREN's last, linear layer, with the initialisation of its hidden ones."""
+    linear = nn.Linear(in_features, out_features)
+    bound = math.sqrt(6 / in_features) / omega_0
+    nn.init.uniform_(linear.weight, -bound, bound)
+    return linear
+
+
+class Siren(Field):
+    """Sine network: a first sine layer, `hidden_layers` more, and a linear output."""
+
+    name = "siren"
+
+    @dataclass(frozen=True)
+    class Config:
+        """Settings of a SIREN; the defaults are the paper's."""
+
+        hidden_features: int = 256
+        """Width of the sine layers."""
+        hidden_layers: int = 3
+        """Sine layers after the first."""
+        omega_0: float = 30.0
+        """Frequency factor of the hidden layers."""
+        first_omega_0: float = 30.0
+        """Frequency factor of the first layer: 30, and 3000 for sound on [-1, 1]."""
+        ray_points: int = 0
+        """Light fields: see this many points on the ray inside the scene's sphere; 0: the Plücker coordinates."""
+
+    def __init__(self, config: Config, spec: Spec):
+        super().__init__(config, spec)
+        width, omega = config.hidden_features, config.omega_0
+        self.rays, in_features = ray_features(spec.in_features, spec.kind, config.ray_points)
+        self.layers = nn.Sequential(
+            SineLayer(in_features, width, config.first_omega_0, first=True),
+            *(SineLayer(width, width, omega) for _ in range(config.hidden_layers)),
+        )
+        self.output = sine_output(width, spec.out_features, omega)
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Map coords (..., in) to values (..., out)."""
+        return self.output(self.layers(self.rays(coords)))
+
+    @classmethod
+    def suggest(cls, signal: Signal, preset: str) -> Recipe:
+        """Published: the paper's networks, Adam 1e-4, full batches. Fast: tuned, see benchmarks/."""
+        kind = signal.spec.kind
+        if preset == "published":
+            config = {"video": {"hidden_features": 1024}, "audio": {"first_omega_0": 3000.0}}.get(kind, {})
+            steps = {"video": 100_000, "audio": 9001}.get(kind, 10_000)
+            batch = {"video": max(1, round(38e-4 * len(signal))), "shape": 100_000, "lightfield": 65_536}.get(kind, 0)
+            fit = {"steps": steps, "optimizer": "adam", "lr": 1e-4, "batch": batch, "schedule": "constant",
+                   "sampling": "uniform" if batch else "permuted", "focus": 0.0}
+            return Recipe(config, fit, grid="ends")
+        return Recipe(FAST_CONFIG.get(kind, {}), FAST_FIT.get(kind, {}))
+
+
+FAST_CONFIG = {
+    "audio": {"first_omega_0": 3000.0},
+}
+FAST_FIT = {}

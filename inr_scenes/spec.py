@@ -1,0 +1,227 @@
+"""What a signal's domain is: axes, features, the value map, the frame back to the world, and the cameras."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .camera import Cameras
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+Box = tuple[tuple[int, int], ...]          # half-open index ranges, one per axis, counted from the original's sample 0
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A regular axis: sample i sits at start + i·step, for first ≤ i < first + count.
+
+    A crop or an extension changes `first` and `count` alone, so coordinates are never renormalised.
+    """
+
+    start: float
+    step: float
+    count: int
+    first: int = 0
+
+    @classmethod
+    def regular(cls, count: int, grid: str = "centers", half: float = 1.0) -> "Axis":
+        """Return the axis of `count` samples over [-half, half], at cell "centers" or including both "ends"."""
+        if grid == "ends":
+            return cls(-half, 2 * half / max(count - 1, 1), count)
+        step = 2 * half / count
+        return cls(-half + step / 2, step, count)
+
+    @property
+    def stop(self) -> int:
+        """One past the last index."""
+        return self.first + self.count
+
+    def at(self, index: Tensor) -> Tensor:
+        """Return the coordinates of (possibly fractional) original indices, computed in float64, as float32."""
+        return (self.start + index.double() * self.step).float()
+
+    def index(self, coords: Tensor) -> Tensor:
+        """Return the fractional original indices of coordinates, in float64."""
+        return (coords.double() - self.start) / self.step
+
+    def cropped(self, low: int, high: int) -> "Axis":
+        """Return the part of the axis with original indices low ≤ i < high."""
+        return dataclasses.replace(self, first=low, count=high - low)
+
+    def resampled(self, count: int) -> "Axis":
+        """Return an axis with `count` samples covering the same cells."""
+        ratio = self.count / count
+        step = self.step * ratio
+        low = self.start + (self.first - 0.5) * self.step
+        return Axis(low + step / 2, step, count)
+
+
+@dataclass(frozen=True)
+class ValueMap:
+    """Affine map between a network's range (about [-1, 1]) and the signal's stored range: stored = net·scale + shift."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def to_net(self, stored: Tensor) -> Tensor:
+        """Map stored values to the network's range."""
+        return (stored - self.shift) / self.scale
+
+    def to_stored(self, net: Tensor) -> Tensor:
+        """Map a network's output to stored values."""
+        return net * self.scale + self.shift
+
+
+UNIT_RANGE = ValueMap(0.5, 0.5)            # stored [0, 1]: colours and occupancy
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A similarity or affine map from the unit cube (x, y, z) to world units, as a 4×4 row-major matrix."""
+
+    matrix: tuple[tuple[float, ...], ...]
+
+    @classmethod
+    def of(cls, centre, scale: float) -> "Frame":
+        """Return the frame world = scale·unit + centre."""
+        x, y, z = (float(c) for c in centre)
+        s = float(scale)
+        return cls(((s, 0.0, 0.0, x), (0.0, s, 0.0, y), (0.0, 0.0, s, z), (0.0, 0.0, 0.0, 1.0)))
+
+    @property
+    def tensor(self) -> Tensor:
+        """The matrix, (4, 4) float64."""
+        return torch.tensor(self.matrix, dtype=torch.float64)
+
+    @property
+    def scale(self) -> float:
+        """World length of one unit (the geometric mean over the axes)."""
+        return float(torch.linalg.det(self.tensor[:3, :3]).abs()) ** (1 / 3)
+
+    @property
+    def centre(self) -> Tensor:
+        """World position of the unit cube's centre, (3,) float64."""
+        return self.tensor[:3, 3]
+
+    def to_world(self, points: Tensor) -> Tensor:
+        """Map unit-cube points (..., 3) to the world, float64."""
+        m = self.tensor
+        return points.double() @ m[:3, :3].T + m[:3, 3]
+
+    def to_unit(self, points: Tensor) -> Tensor:
+        """Map world points (..., 3) to the unit cube, float64."""
+        m = torch.linalg.inv(self.tensor)
+        return points.double() @ m[:3, :3].T + m[:3, 3]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """The domain of a signal: all that an archive needs beside the weights.
+
+    kind: "image" | "video" | "audio" | "shape" | "lightfield", or a plugin's own
+    axes: regular axes in tensor order: (y, x), (t, y, x), (t,), (z, y, x); none for light fields, whose rays come from
+        `cameras`
+    values: between the network's range and the stored one · frame: unit cube to world, undone on export
+    meta: JSON-able facts of the medium: fps, sample_rate, quantity ("occupancy" | "sdf"), level, bits, background
+    """
+
+    kind: str
+    axes: tuple[Axis, ...]
+    in_features: int
+    out_features: int
+    values: ValueMap = UNIT_RANGE
+    frame: Frame | None = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    cameras: Cameras | None = field(default=None, compare=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Number of samples along each axis."""
+        return tuple(axis.count for axis in self.axes)
+
+    @property
+    def size(self) -> int:
+        """Number of samples (pixels, frames × pixels, voxels; rays of all cameras for a light field)."""
+        if self.cameras is not None:
+            return int(self.cameras.size.prod(-1).sum())
+        return math.prod(self.shape)
+
+    @property
+    def box(self) -> Box:
+        """Original index range of each axis."""
+        return tuple((axis.first, axis.stop) for axis in self.axes)
+
+    def replace(self, **changes) -> "Spec":
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def regrid(self, grid: str) -> "Spec":
+        """Return the spec with every axis at cell "centers" or including both "ends" of [-1, 1]."""
+        half = [axis.step * axis.count / 2 if axis.count > 1 else 1.0 for axis in self.axes]
+        return self.replace(axes=tuple(Axis.regular(a.count, grid, 1.0 if grid == "ends" else h)
+                                       for a, h in zip(self.axes, half)))
+
+    def cropped(self, box: Box) -> "Spec":
+        """Return the spec of the samples in `box`."""
+        return self.replace(axes=tuple(axis.cropped(low, high) for axis, (low, high) in zip(self.axes, box)))
+
+    def resampled(self, shape) -> "Spec":
+        """Return the spec with another number of samples along each axis, covering the same region."""
+        return self.replace(axes=tuple(axis.resampled(n) for axis, n in zip(self.axes, shape)))
+
+    def coords(self, index: Tensor) -> Tensor:
+        """Return the coordinates (n, in) of flat, row-major sample indices (n,)."""
+        shape = torch.tensor(self.shape, device=index.device)
+        columns = []
+        for axis, count in zip(reversed(self.axes), reversed(shape.tolist())):
+            columns.append(axis.at(index % count + axis.first))
+            index = torch.div(index, count, rounding_mode="floor")
+        return torch.stack(columns[::-1], -1)
+
+    def to_world(self, coords: Tensor) -> Tensor:
+        """Map coordinates (..., 3) in tensor order (z, y, x) to world points (x, y, z), float64."""
+        points = coords.flip(-1)
+        return self.frame.to_world(points) if self.frame else points.double()
+
+    def to_coords(self, world: Tensor) -> Tensor:
+        """Map world points (x, y, z) to coordinates (..., 3) in tensor order (z, y, x), float32."""
+        points = self.frame.to_unit(world) if self.frame else world.double()
+        return points.flip(-1).float()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the cameras' tensors as JSON-able values."""
+        return {
+            "kind": self.kind, "axes": [dataclasses.asdict(axis) for axis in self.axes],
+            "in_features": self.in_features, "out_features": self.out_features,
+            "values": dataclasses.asdict(self.values), "frame": self.frame and [list(row) for row in self.frame.matrix],
+            "meta": dict(self.meta),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], cameras: Cameras | None = None) -> "Spec":
+        """Rebuild a spec; raises KeyError, TypeError or ValueError when `data` is not one."""
+        frame = data["frame"]
+        return cls(
+            kind=str(data["kind"]), axes=tuple(_axis(axis) for axis in data["axes"]),
+            in_features=_count(data["in_features"]), out_features=_count(data["out_features"]),
+            values=ValueMap(float(data["values"]["scale"]), float(data["values"]["shift"])),
+            frame=frame and Frame(tuple(tuple(float(v) for v in row) for row in frame)),
+            meta=dict(data["meta"]), cameras=cameras,
+        )
+
+
+def _axis(data) -> Axis:
+    axis = Axis(float(data["start"]), float(data["step"]), _count(data["count"]), int(data.get("first", 0)))
+    if not (math.isfinite(axis.start) and math.isfinite(axis.step) and axis.step > 0):
+        raise ValueError(f"axis {data} is not regular")
+    return axis
+
+
+def _count(value) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 2**40:
+        raise ValueError(f"{value!r} is not a sensible count")
+    return value
