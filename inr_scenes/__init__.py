@@ -9,6 +9,8 @@ Everything is imported when it is first used, so `import inr_scenes` is instant 
 """
 
 import importlib
+import sys
+import types
 
 _HOME = {
     "InrError": "errors", "hookimpl": "hookspecs", "Exporter": "hookspecs", "Command": "hookspecs",
@@ -24,13 +26,22 @@ __all__ = sorted(_HOME)
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
-    globals()[name] = value         # over a submodule of the same name, as inr.fit
-    return value
+class _Package(types.ModuleType):
+    """A package whose public names win over its submodules of the same name: `inr.fit` is always the function."""
+
+    def __setattr__(self, name: str, value) -> None:
+        if not (name in _HOME and isinstance(value, types.ModuleType)):
+            super().__setattr__(name, value)
+
+    def __getattr__(self, name: str):
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+        setattr(self, name, value)
+        return value
+
+    def __dir__(self) -> list[str]:
+        return __all__
 
 
-def __dir__() -> list[str]:
-    return __all__
+sys.modules[__name__].__class__ = _Package
