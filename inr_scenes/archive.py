@@ -1,0 +1,192 @@
+"""Archives: one .safetensors file with weights and a JSON header. Opening needs no data set and runs no code."""
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import InrError
+from .files import atomic, readable
+from .settings import from_dict, to_dict
+
+if TYPE_CHECKING:
+    from .field import Field
+
+FORMAT = 1                          # raised when an older program could misread a newer file
+KEY = "inr_scenes"                  # of safetensors' string-to-string metadata
+LARGEST_HEADER = 1 << 26
+CAMERA_TENSORS = ("poses", "focal", "centre", "size")
+ARCHIVE_NAME = "field.safetensors"  # of a run folder
+
+
+def save(field: "Field", path, *, metrics: dict[str, float] | None = None, fit: dict[str, Any] | None = None,
+         dtype: str = "float32") -> Path:
+    """Write a field's archive, whole or not at all; returns the path.
+
+    dtype: "float32", or "float16" and "bfloat16" for half the bytes. metrics, fit: facts kept in the header.
+    """
+    import torch
+    from safetensors.torch import save as to_bytes
+
+    from . import plugins
+
+    kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if dtype not in kinds:
+        raise InrError(f"--dtype {dtype!r} is not known: {', '.join(kinds)}.")
+    field = field.baked()
+    tensors = {}
+    for name, value in field.state_dict().items():
+        value = value.detach().cpu()
+        tensors[f"field.{name}"] = (value.to(kinds[dtype]) if value.is_floating_point() else value).contiguous()
+    if field.spec.cameras is not None:
+        for name in CAMERA_TENSORS:
+            tensors[f"cameras.{name}"] = getattr(field.spec.cameras, name).detach().cpu().contiguous()
+    owner = _owner(plugins, type(field))
+    head = {
+        "format": FORMAT, "field": field.name, "plugin": owner.distribution, "plugin_version": owner.version,
+        "config": to_dict(field.config), "spec": field.spec.to_json(), "parameters": field.parameter_count,
+        "dtype": dtype, "metrics": _finite(metrics or {}), "fit": fit or {},
+    }
+    path = Path(path)
+    with atomic(path) as temporary:
+        temporary.write_bytes(to_bytes({k: v.clone() for k, v in tensors.items()},
+                                       metadata={KEY: json.dumps(head, sort_keys=True)}))
+    return path
+
+
+def header(path) -> dict[str, Any]:
+    """Read an archive's header alone: field, plugin, config, spec, parameters, metrics, fit, and "tensors".
+
+    Loads neither torch nor any weight. Raises InrError with one line for a truncated, foreign or newer file.
+    """
+    path = locate(path)
+    total = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if total < 8 or length > min(total - 8, LARGEST_HEADER):
+            raise InrError(f"{path} is no archive of inr_scenes, or it is truncated.")
+        raw = file.read(length)
+    try:
+        tensors = json.loads(raw)
+        metadata = tensors.pop("__metadata__", {})
+        end = max((int(t["data_offsets"][1]) for t in tensors.values()), default=0)
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
+        raise InrError(f"{path} is no archive of inr_scenes (its header is not readable).") from None
+    if not isinstance(metadata, dict) or KEY not in metadata:
+        raise InrError(f"{path} is a safetensors file, but not one of inr_scenes.")
+    if 8 + length + end != total:
+        raise InrError(f"{path} is truncated: {total} of {8 + length + end} bytes are there.")
+    try:
+        head = json.loads(metadata[KEY])
+        version = int(head["format"])
+        if version > FORMAT:
+            raise InrError(f"{path} has format {version}; this inr_scenes reads up to {FORMAT}. "
+                           f"Upgrade with: pip install -U inr-scenes")
+        for name, kind in (("field", str), ("config", dict), ("spec", dict), ("parameters", int), ("metrics", dict)):
+            if not isinstance(head[name], kind):
+                raise TypeError(name)
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InrError(f"{path} is damaged: its header lacks what an archive needs.") from None
+    head["tensors"] = {name: tuple(t["shape"]) for name, t in tensors.items()}
+    head["bytes"] = total
+    return head
+
+
+def open(path, *, device: str = "cpu", model=None) -> "Field":
+    """Open an archive as a field in evaluation mode.
+
+    device: "auto" or a torch device. model: the generalizable model that shared latents need. Raises InrError when the
+    file is damaged, its plugin is missing, or its weights do not fit what the header says.
+    """
+    import safetensors
+    import torch
+    from safetensors.torch import load_file
+
+    from .fit import resolve_device
+    from .plugins import find_field
+    from .spec import Spec
+
+    head = header(path)
+    path = locate(path)
+    try:
+        cls = find_field(head["field"])
+    except InrError as error:
+        raise InrError(f"{path} needs the field {head['field']!r} of plugin {head.get('plugin')} "
+                       f"{head.get('plugin_version', '')}. {error}") from None
+    try:
+        spec = Spec.from_json(head["spec"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InrError(f"{path} is damaged: its spec does not make sense ({error}).") from None
+    config = from_dict(cls.Config, head["config"], f"{path} is damaged")
+    _check_shapes(path, cls, config, spec, head["tensors"])
+    try:
+        tensors = load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise InrError(f"{path} is damaged ({error}).") from None
+    spec = spec.replace(cameras=_cameras(path, tensors))
+    with torch.random.fork_rng(devices=[]):
+        field = cls(config, spec)
+    state = {name.removeprefix("field."): value for name, value in tensors.items() if name.startswith("field.")}
+    _load(path, field, state)
+    return field.to(resolve_device(device)).eval().requires_grad_(False)
+
+
+def locate(path) -> Path:
+    """Return the archive file a user means: the file itself, or the one in a run folder."""
+    path = Path(path).expanduser()
+    if path.is_dir():
+        if not (path / ARCHIVE_NAME).is_file():
+            raise InrError(f"{path} is a folder without {ARCHIVE_NAME}.")
+        path = path / ARCHIVE_NAME
+    return readable(path)
+
+
+def _check_shapes(path, cls, config, spec, shapes) -> None:
+    """Compare the file's tensors with what the header's config needs, before any memory is taken for them."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            expected = {f"field.{k}": tuple(v.shape) for k, v in cls(config, spec).state_dict().items()}
+    except InrError:
+        raise
+    except (RuntimeError, ValueError, TypeError, ZeroDivisionError, OverflowError, MemoryError) as error:
+        raise InrError(f"{path} is damaged: a {cls.name} cannot have this config ({error}).") from None
+    found = {name: shape for name, shape in shapes.items() if name.startswith("field.")}
+    if found != expected:
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        raise InrError(f"{path} is damaged: {wrong[0].removeprefix('field.')} has shape {found.get(wrong[0])}, "
+                       f"its config needs {expected.get(wrong[0])}.")
+
+
+def _cameras(path, tensors):
+    from .camera import Cameras
+
+    found = [name for name in CAMERA_TENSORS if f"cameras.{name}" in tensors]
+    if not found:
+        return None
+    cameras = Cameras(*(tensors.get(f"cameras.{name}") for name in CAMERA_TENSORS)) if len(found) == 4 else None
+    n = len(tensors.get("cameras.poses", ()))
+    shapes = {"poses": (n, 3, 4), "focal": (n, 2), "centre": (n, 2), "size": (n, 2)}
+    if cameras is None or any(tuple(getattr(cameras, k).shape) != v for k, v in shapes.items()):
+        raise InrError(f"{path} is damaged: its cameras are not complete.")
+    return cameras
+
+
+def _load(path, field, state) -> None:
+    try:
+        field.load_state_dict(state)
+    except RuntimeError as error:
+        raise InrError(f"{path} is damaged: {str(error).splitlines()[-1].strip()}") from None
+
+
+def _owner(plugins, cls):
+    for item, owner in plugins.host().collect("inr_fields"):
+        if item is cls:
+            return owner
+    return plugins.Plugin(cls.__module__, "-", "-")
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float | None]:
+    return {name: value if not isinstance(value, float) or math.isfinite(value) else None
+            for name, value in metrics.items()}

@@ -1,0 +1,100 @@
+"""Write pictures, videos and sound; the suffix decides the format."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from .errors import InrError
+
+
+def to_bytes(values: np.ndarray) -> np.ndarray:
+    """Round values in [0, 1] to uint8."""
+    return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def write_image(path: Path, array: np.ndarray, bits: int = 8) -> None:
+    """Write (h, w) or (h, w, c) values, uint8 or floats in [0, 1], as .png .jpg .webp .tif or .bmp.
+
+    bits: 16 keeps 16 bits per channel, for TIFF and for grey PNG.
+    """
+    from PIL import Image
+
+    array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if array.ndim == 3 and array.shape[2] not in (3, 4):
+        raise InrError(f"An image of {array.shape[2]} channels cannot be written as {path.suffix}; use .npy.")
+    if bits == 16:
+        deep = (np.clip(array, 0, 1) * 65535 + 0.5).astype(np.uint16)
+        if path.suffix.lower() in (".tif", ".tiff"):
+            import tifffile
+            tifffile.imwrite(path, deep, photometric="minisblack" if deep.ndim == 2 else "rgb")
+        elif path.suffix.lower() == ".png" and deep.ndim == 2:
+            Image.fromarray(deep).save(path)
+        else:
+            raise InrError("16 bits are written as .tif, or as .png for grey images.")
+        return
+    image = Image.fromarray(array if array.dtype == np.uint8 else to_bytes(array))
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        image.convert("L" if image.mode == "L" else "RGB").save(path, quality=95)
+    else:
+        image.save(path)
+
+
+def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
+    """Write frames (h, w, 3) uint8 as .mp4 .mkv .mov .webm (through PyAV) or .gif; return how many there were."""
+    if path.suffix.lower() == ".gif":
+        return _write_gif(path, frames, fps)
+    from fractions import Fraction
+
+    import av
+
+    count = 0
+    try:
+        with av.open(str(path), "w") as container:
+            codec = "libvpx-vp9" if path.suffix.lower() == ".webm" else "libx264"
+            stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
+            for frame in frames:
+                frame = _even(frame)
+                if not count:
+                    stream.height, stream.width = frame.shape[:2]
+                    stream.pix_fmt = "yuv420p"
+                    stream.options = {"crf": "16"}
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+                count += 1
+            if not count:
+                raise InrError("There is no frame to write.")
+            container.mux(stream.encode())
+    except av.FFmpegError as error:
+        raise InrError(f"{path.suffix} could not be encoded ({error.strerror or error}).") from None
+    return count
+
+
+def _even(frame: np.ndarray) -> np.ndarray:
+    """Repeat the last row or column where 4:2:0 colour needs an even size."""
+    pad = [(0, frame.shape[0] % 2), (0, frame.shape[1] % 2), (0, 0)]
+    return np.ascontiguousarray(np.pad(frame, pad, mode="edge") if pad[0][1] or pad[1][1] else frame)
+
+
+def _write_gif(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
+    from PIL import Image
+
+    images = [Image.fromarray(frame) for frame in frames]
+    if not images:
+        raise InrError("There is no frame to write.")
+    images[0].save(path, save_all=True, append_images=images[1:], duration=max(20, round(1000 / fps)), loop=0)
+    return len(images)
+
+
+def write_audio(path: Path, samples: np.ndarray, rate: int, bits: int = 16) -> None:
+    """Write samples (n, channels), peak at most 1, as .wav .flac .ogg or another format of libsndfile."""
+    import soundfile
+
+    subtypes = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
+    if bits not in subtypes:
+        raise InrError(f"--bits {bits} is not known for sound: 16, 24 or 32 (float).")
+    lossy = path.suffix.lower() in (".ogg", ".opus", ".mp3")
+    try:
+        soundfile.write(path, np.clip(samples, -1, 1) if bits != 32 else samples, rate,
+                        subtype=None if lossy else subtypes[bits])
+    except (soundfile.LibsndfileError, ValueError) as error:
+        raise InrError(f"{path.suffix} could not be written with {bits} bits at {rate} Hz ({error}).") from None

@@ -1,0 +1,75 @@
+"""Dataclasses of settings to and from plain dictionaries, checked field by field."""
+
+import dataclasses
+import functools
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+from .errors import InrError, suggestion
+
+
+def to_dict(settings) -> dict[str, Any]:
+    """Return a dataclass as JSON-able values: tuples become lists."""
+    return {f.name: _plain(getattr(settings, f.name)) for f in dataclasses.fields(settings)}
+
+
+def from_dict(cls: type, data: Mapping[str, Any], where: str) -> Any:
+    """Build the dataclass `cls`; InrError names the first key that is unknown or of the wrong type, and `where`."""
+    hints = _hints(cls)
+    values = {}
+    for name, value in data.items():
+        if name not in hints:
+            raise InrError(f"{where}: there is no setting {name!r}.{suggestion(name, hints)}")
+        try:
+            values[name] = _convert(hints[name], value)
+        except (TypeError, ValueError):
+            kind = getattr(hints[name], "__name__", hints[name])
+            raise InrError(f"{where}: {name} = {value!r} should be {kind}.") from None
+    return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return {f.name: typing.get_type_hints(cls)[f.name] for f in dataclasses.fields(cls)}
+
+
+def _plain(value):
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _convert(hint, value):
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        for option in args:
+            try:
+                return _convert(option, value)
+            except (TypeError, ValueError):
+                continue
+        raise TypeError
+    if origin is typing.Literal:
+        if value not in args:
+            raise ValueError
+        return value
+    if origin in (tuple, list):
+        if not isinstance(value, (list, tuple)):
+            raise TypeError
+        if origin is tuple and args and args[-1] is not Ellipsis:
+            if len(args) != len(value):
+                raise ValueError
+            return tuple(_convert(a, v) for a, v in zip(args, value))
+        return origin(_convert(args[0] if args else Any, v) for v in value)
+    if hint is type(None):
+        if value is not None:
+            raise TypeError
+        return None
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not hint:
+        raise TypeError
+    return value
