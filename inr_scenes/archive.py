@@ -145,6 +145,10 @@ def _check_shapes(path, cls, config, spec, shapes) -> None:
     """Compare the file's tensors with what the header's config needs, before any memory is taken for them."""
     import torch
 
+    elements = sum(math.prod(shape) for shape in shapes.values())
+    for name, value in to_dict(config).items():
+        if any(abs(v) > max(elements, 4096) for v in _integers(value)):
+            raise InrError(f"{path} is damaged: {name} = {value} cannot be, with {elements} numbers in the file.")
     try:
         with torch.device("meta"):
             expected = {f"field.{k}": tuple(v.shape) for k, v in cls(config, spec).state_dict().items()}
@@ -157,6 +161,14 @@ def _check_shapes(path, cls, config, spec, shapes) -> None:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
         raise InrError(f"{path} is damaged: {wrong[0].removeprefix('field.')} has shape {found.get(wrong[0])}, "
                        f"its config needs {expected.get(wrong[0])}.")
+
+
+def _integers(value):
+    if isinstance(value, list):
+        for item in value:
+            yield from _integers(item)
+    elif isinstance(value, int):
+        yield value
 
 
 def _cameras(path, tensors):

@@ -43,8 +43,8 @@ def inr_problems():
 @hookimpl
 def inr_exporters():
     """Writers for every built-in kind."""
-    from .export import EXPORTERS
-    return EXPORTERS
+    from .exporters import media, shape
+    return [*media.EXPORTERS, *shape.EXPORTERS]
 
 
 @hookimpl

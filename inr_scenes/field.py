@@ -76,6 +76,10 @@ class Field(nn.Module):
         """Return a regulariser added to the data term."""
         return 0.0
 
+    def diagnose(self, signal: Signal) -> dict[str, float]:
+        """Return metrics of the field's own making, added to the signal's by `inr eval`."""
+        return {}
+
     def crop(self, box) -> "Field":
         """Return a smaller field of the part of the signal in `box`, weights really removed."""
         raise InrError(f"{self.name} has no local parts, so it cannot be cropped; the lg- fields can.")

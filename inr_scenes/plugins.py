@@ -34,7 +34,7 @@ class Plugin:
     error: str = ""
 
 
-@dataclass
+@dataclass(eq=False)
 class Host:
     """The loaded plugins and the catalogue of what they bring."""
 

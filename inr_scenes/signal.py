@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -62,6 +63,10 @@ class Signal:
     def metrics(self, field) -> dict[str, float]:
         """Measure the field over the whole signal."""
         raise NotImplementedError(f"{type(self).__name__} must implement metrics")
+
+    def pictures(self, field) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return (truth, reconstruction) pairs of pictures (h, w, c) in [0, 1] for a contact sheet."""
+        return []
 
     @torch.no_grad()
     def probe(self, field, samples: int = 1 << 16) -> dict[str, float]:

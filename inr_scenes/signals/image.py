@@ -67,6 +67,10 @@ class ImageSignal(GridSignal):
         image = decode_all(field, self.spec).clamp(0, 1).numpy()
         return {"psnr": psnr(float(np.square(truth - image, dtype=np.float64).mean())), "ssim": ssim(truth, image)}
 
+    def pictures(self, field) -> list[tuple[np.ndarray, np.ndarray]]:
+        """The image and its reconstruction."""
+        return [(self.array().cpu().numpy(), decode_all(field, self.spec).clamp(0, 1).numpy())]
+
 
 def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, int]:
     """Read an image file as an array (h, w, c), uint8 or float32 in [0, 1], with its bits per channel."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import InrError
-from ..field import decode
+from ..field import decode, decode_all
 from ..files import readable
 from ..metrics import psnr, ssim
 from ..signal import GridSignal
@@ -72,6 +72,17 @@ class VideoSignal(GridSignal):
                 shape = (*self.spec.shape[1:], -1)
                 similar.append(ssim(truth.reshape(shape).numpy(), image.reshape(shape).numpy()))
         return {"psnr": psnr(total / (self.spec.size * self.spec.out_features)), "ssim": float(np.mean(similar))}
+
+    def pictures(self, field) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Three frames: the first, the middle and the last."""
+        pairs, shape = [], (*self.spec.shape[1:], -1)
+        frame = shape[0] * shape[1]
+        for t in sorted({0, self.spec.shape[0] // 2, self.spec.shape[0] - 1}):
+            axis = self.spec.axes[0]
+            spec = self.spec.replace(axes=(axis.cropped(axis.first + t, axis.first + t + 1), *self.spec.axes[1:]))
+            truth = self.stored(slice(t * frame, (t + 1) * frame)).cpu().reshape(shape).numpy()
+            pairs.append((truth, decode_all(field, spec)[0].clamp(0, 1).numpy()))
+        return pairs
 
 
 def read_video(path: Path, first: int, count: int | None, every: int, size) -> tuple[np.ndarray, float]:

@@ -1,0 +1,1 @@
+"""What a field can be written as: one medium a file."""
