@@ -102,7 +102,7 @@ def open(path, *, device: str = "cpu", model=None) -> "Field":
     import torch
     from safetensors.torch import load_file
 
-    from .fit import resolve_device
+    from .device import resolve_device
     from .plugins import find_field
     from .spec import Spec
 

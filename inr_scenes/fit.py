@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .device import resolve_device
 from .errors import InrError, suggestion
 from .field import Field
 from .optim import SCHEDULES, Optimizers, rate
@@ -89,21 +90,6 @@ class Result:
 
 class Diverged(InrError):
     """The loss became NaN or exploded; the field has been put back to its last good state."""
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device "auto" or a torch name stands for."""
-    if name != "auto":
-        try:
-            device = torch.device(name)
-            torch.empty(0, device=device)
-            return device
-        except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
-            raise InrError(f"Device {name!r} cannot be used ({reason}). Try --device cpu.") from None
-    if torch.accelerator.is_available():
-        return torch.accelerator.current_accelerator()
-    return torch.device("cpu")
 
 
 def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
@@ -236,16 +222,20 @@ class Sampler:
         self.batch = min(config.batch, n) if config.batch else n
         focused = signal.focus is not None and len(signal.focus) > 0
         self.focus = round(self.batch * config.focus) if focused else 0
-        self.micro = MICRO.get(device.type, 1 << 18)
+        self.micro = max(1, MICRO.get(device.type, 1 << 18) // signal.points)
         self.per_epoch = max(1, n // max(1, self.batch - self.focus))
         self.permuted = config.sampling == "permuted" and n <= 1 << 27
         self.epoch, self.order = -1, None
         self.generator = torch.Generator(device)
 
+    def reseed(self, step: int) -> torch.Generator:
+        """Return the generator as it starts a step."""
+        return self.generator.manual_seed(self.seed * 1_000_003 + step)
+
     def draw(self, step: int) -> Tensor:
         """Return the measurement indices of a step, on the signal's device."""
         n, plain = len(self.signal), self.batch - self.focus
-        self.generator.manual_seed(self.seed * 1_000_003 + step)
+        self.reseed(step)
         if not self.permuted:
             index = self._random(n, plain)
         else:
@@ -265,13 +255,11 @@ class Sampler:
 
 def _backward(field: Field, signal: Signal, sampler: Sampler, step: int, dtype, scaler) -> Tensor:
     """Accumulate one step's gradients in cache-sized parts; return the loss, not waited for."""
-    index = sampler.draw(step)
     total = None
-    for part in index.split(sampler.micro):
-        query, values = field.draw(signal, part, sampler.generator)
-        with torch.autocast(index.device.type, dtype=dtype, enabled=dtype is not None):
+    for query, values, share in field.draw(signal, sampler, step):
+        with torch.autocast(sampler.device.type, dtype=dtype, enabled=dtype is not None):
             predicted = signal.predict(field, query)
-        loss = signal.loss(predicted, values) * (len(part) / len(index))
+        loss = signal.loss(predicted, values) * share
         scaler.scale(loss).backward()
         total = loss.detach() if total is None else total + loss.detach()
     penalty = field.penalty()

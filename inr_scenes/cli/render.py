@@ -1,0 +1,73 @@
+"""inr render ARCHIVE OUT: novel views of a light field or a shape."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InrError
+from .common import Output, parse
+
+PATHS = ("orbit", "spiral", "train")
+
+
+@dataclass(frozen=True)
+class Render:
+    """What to render and from where."""
+
+    archive: str
+    """Archive, or the run folder that holds one."""
+    output: str
+    """.mp4, .gif, or a folder for frames."""
+    path: str = "orbit"
+    """orbit, spiral, train (the training cameras), or a camera-path JSON of nerfstudio's viewer."""
+    frames: int = 120
+    """Frames of an orbit or a spiral."""
+    size: tuple[int, int] | None = None
+    """Height and width; default: the training views', 512×512 for shapes."""
+    fps: float | None = None
+    """Frames per second; default: 24, or the camera path's own."""
+    frame: int | None = None
+    """Only this view of the path."""
+    elevation: float | None = None
+    """Orbits: degrees above the horizon; default: the training cameras' median."""
+    resolution: int = 256
+    """Shapes: resolution of the mesh that is rendered."""
+    device: str = "auto"
+    """auto or a torch device."""
+
+
+def run(arguments: list[str]) -> dict[str, Any]:
+    """Render novel views to .mp4, .gif or a folder of frames, without a display."""
+    from pathlib import Path
+
+    from ..archive import open
+    from ..camera import read_path
+    from ..render import orbit, render, spiral
+
+    options = parse((Render, Output), arguments, prog="render", description=run.__doc__,
+                    positional=("archive", "output"))[Render]
+    field = open(options.archive, device=options.device)
+    spec, fps = field.spec, options.fps
+    if options.frames < 1 or (options.size is not None and min(options.size) < 1):
+        raise InrError("--frames and --size must be at least 1.")
+    if options.path == "orbit":
+        cameras = orbit(spec, frames=options.frames, elevation=options.elevation)
+    elif options.path == "spiral":
+        cameras = spiral(spec, frames=options.frames)
+    elif options.path == "train":
+        if spec.cameras is None:
+            raise InrError(f"A field of kind {spec.kind!r} has no training cameras. Use --path orbit.")
+        cameras = spec.cameras
+    elif options.path.endswith(".json"):
+        cameras, path_fps = read_path(Path(options.path))
+        fps = fps or path_fps
+    else:
+        raise InrError(f"--path {options.path!r} is not known: {', '.join(PATHS)}, or a camera-path .json.")
+    if options.frame is not None:
+        if not 0 <= options.frame < len(cameras):
+            raise InrError(f"--frame {options.frame} is not among the {len(cameras)} views of this path.")
+        cameras = cameras[[options.frame]]
+    if options.size is not None:
+        cameras = cameras.resized(*options.size)
+    extra = {"resolution": options.resolution} if spec.kind == "shape" else {}
+    path = render(field, cameras, options.output, fps=fps or 24.0, **extra)
+    return {"output": str(path), "frames": len(cameras), "size": cameras.size[0].tolist()}
