@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from .errors import InrError
 from .signal import Signal
 from .spec import Spec
+
+if TYPE_CHECKING:
+    from .fit import Sampler
 
 CHUNK = 1 << 14                     # rows evaluated at once: activations of a 256-wide layer stay in cache
 
@@ -68,9 +71,15 @@ class Field(nn.Module):
         """Return what is saved: this field with everything that conditions it turned into constants."""
         return self
 
-    def draw(self, signal: Signal, index: Tensor, generator: torch.Generator) -> tuple[Any, Tensor]:
-        """Turn the drawn measurement indices into a batch (query, values)."""
-        return signal.sample(index, generator)
+    def draw(self, signal: Signal, sampler: "Sampler", step: int) -> Iterator[tuple[Any, Tensor, float]]:
+        """Yield a step's batch in parts (query, values, share of the loss), each of at most `sampler.micro` rows.
+
+        A field may draw otherwise than the sampler, as long as the shares sum to 1 and weigh every sample alike.
+        """
+        index = sampler.draw(step)
+        for part in index.split(sampler.micro):
+            query, values = signal.sample(part, sampler.generator)
+            yield query, values, len(part) / len(index)
 
     def penalty(self) -> Tensor | float:
         """Return a regulariser added to the data term."""
