@@ -32,6 +32,7 @@ class Signal:
 
     spec: Spec
     focus: Tensor | None = None         # indices that deserve more of each batch (near a surface, in the foreground)
+    points: int = 1                     # field evaluations one measurement takes
     name: str = "signal"                # the file's stem: names the run folder
 
     @classmethod
@@ -82,6 +83,10 @@ class Signal:
             total += (self.predict(field, query).float() - values).double().square().sum().item()
         mse = total / (len(index) * self.spec.out_features) * self.spec.values.scale**2
         return {"psnr": psnr(mse, self.peak)}
+
+    def adapt(self, recipe, field: type, preset: str):
+        """Return what the field class suggested (a Recipe), changed where this signal knows better."""
+        return recipe
 
     @property
     def peak(self) -> float:
