@@ -1,0 +1,117 @@
+import math
+
+import pytest
+import torch
+
+import inr_scenes as inr
+from inr_scenes.errors import InrError
+from inr_scenes.field import build
+from inr_scenes.fit import Diverged, FitConfig, Sampler, fit, steps
+from inr_scenes.siren import Siren
+from inr_scenes.testing import small_signal
+
+SMALL = {"hidden_features": 32, "hidden_layers": 1}
+
+
+@pytest.fixture
+def signal():
+    return small_signal("image")
+
+
+def new(signal, seed=0):
+    return build(Siren, signal.spec, SMALL, seed=seed)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "schedule-free"])
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_every_optimizer_learns(signal, optimizer, precision):
+    before = signal.metrics(new(signal))["psnr"]
+    result = fit(new(signal), signal, FitConfig(steps=150, lr=5e-3, optimizer=optimizer, precision=precision))
+    assert result.metrics["psnr"] > before + 12
+    assert result.steps == 150
+
+
+def test_until_stops_early(signal):
+    result = fit(new(signal), signal, FitConfig(steps=100_000, seconds=60, lr=5e-3, until="psnr=25"))
+    assert result.metrics["psnr"] >= 25
+    assert result.seconds < 30
+
+
+def test_seconds_end_a_fit(signal):
+    result = fit(new(signal), signal, seconds=0.5)
+    assert 0.4 < result.seconds < 2
+
+
+def test_seed_repeats_exactly(signal):
+    a = fit(new(signal), signal, FitConfig(steps=40, batch=100)).field
+    b = fit(new(signal), signal, FitConfig(steps=40, batch=100)).field
+    c = fit(new(signal), signal, FitConfig(steps=40, batch=100, seed=1)).field
+    for p, q, r in zip(a.parameters(), b.parameters(), c.parameters()):
+        assert torch.equal(p, q) and not torch.equal(p, r)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon", "schedule-free"])
+def test_resume_equals_uninterrupted(signal, optimizer, tmp_path):
+    config = FitConfig(steps=60, batch=100, optimizer=optimizer)
+    whole = fit(new(signal), signal, config).field
+    for step in steps(new(signal), signal, config):
+        if step.step == 23:
+            torch.save(step.state(), tmp_path / "state.pt")
+            break
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    field = new(signal, seed=9)
+    for _ in steps(field, signal, config, resume=state):
+        pass
+    for p, q in zip(whole.parameters(), field.parameters()):
+        assert torch.equal(p, q)
+
+
+def test_divergence_keeps_the_last_good_state(signal):
+    field = new(signal)
+    with pytest.raises(Diverged, match="Lower --lr"):
+        for _ in steps(field, signal, FitConfig(steps=500, lr=1e6, warmup=100, schedule="constant")):
+            pass
+    assert all(torch.isfinite(p).all() for p in field.parameters())
+    assert math.isfinite(signal.metrics(field)["psnr"])
+
+
+def test_permuted_sampling_sees_everything_once_an_epoch(signal):
+    n = len(signal)
+    sampler = Sampler(signal, FitConfig(batch=n // 4, sampling="permuted"), torch.device("cpu"))
+    epoch = torch.cat([sampler.draw(step) for step in range(4)])
+    assert torch.equal(epoch.sort().values, torch.arange(n))
+    assert not torch.equal(epoch, torch.cat([sampler.draw(step) for step in range(4, 8)]))
+
+
+def test_focus_takes_its_share(signal):
+    signal.focus = torch.tensor([5, 6])
+    sampler = Sampler(signal, FitConfig(batch=100, focus=0.5), torch.device("cpu"))
+    index = sampler.draw(0)
+    assert len(index) == 100 and torch.isin(index, signal.focus).sum() >= 50
+
+
+def test_accumulated_parts_equal_one_pass(signal, monkeypatch):
+    whole = fit(new(signal), signal, FitConfig(steps=5, batch=0)).field
+    monkeypatch.setitem(inr.fit.__globals__["MICRO"], "cpu", 100)
+    parts = fit(new(signal), signal, FitConfig(steps=5, batch=0)).field
+    for p, q in zip(whole.parameters(), parts.parameters()):
+        assert torch.allclose(p, q, atol=1e-5)
+
+
+@pytest.mark.parametrize("changes, message", [
+    ({"precision": "16"}, "--precision"), ({"schedule": "cosin"}, "Did you mean cosine"),
+    ({"sampling": "random"}, "--sampling"), ({"until": "psnr"}, "metric=value"), ({"lr": 0.0}, "--lr"),
+    ({"steps": None}, "needs an end"), ({"device": "tpu9"}, "--device cpu"), ({"until": "iou=1"}, "reports psnr"),
+    ({"optimizer": "adm"}, "Did you mean adam"), ({"wrong": 1}, "no option"),
+])
+def test_wrong_settings(signal, changes, message):
+    with pytest.raises(InrError, match=message):
+        fit(new(signal), signal, FitConfig(steps=60, lr=1e-3, seconds=None), **changes)
+
+
+def test_coordinate_layer_stays_float32(signal):
+    field = new(signal)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        first = field.layers[0](torch.rand(4, 2))
+        rest = field(torch.rand(4, 2))
+    assert first.dtype == torch.float32 and rest.dtype == torch.bfloat16

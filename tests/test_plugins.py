@@ -1,0 +1,121 @@
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from inr_scenes import plugins
+from inr_scenes.errors import InrError
+
+ROOT = Path(__file__).parents[1]
+
+
+def tutorial_files(folder: Path) -> None:
+    """Write the files that plugins/README.md shows."""
+    text = (ROOT / "plugins" / "README.md").read_text()
+    for name, body in re.findall(r"<!-- file: (\S+) -->\n```\w+\n(.*?)```", text, re.S):
+        (folder / name).write_text(body)
+
+
+@pytest.fixture
+def fresh(monkeypatch):
+    """A host that is loaded anew, and once more after the test."""
+    plugins.host.cache_clear()
+    yield monkeypatch
+    plugins.host.cache_clear()
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "photo.png"
+    y, x = np.mgrid[0:20, 0:30]
+    Image.fromarray(np.stack([x * 8, y * 12, 120 + 0 * x], -1).astype(np.uint8)).save(path)
+    return path
+
+
+def command(*arguments, env=None, cwd=None):
+    import os
+    return subprocess.run([sys.executable, "-m", "inr_scenes", *map(str, arguments)], capture_output=True, text=True,
+                          cwd=cwd, env={**os.environ, **(env or {})})
+
+
+def test_tutorial_plugin_as_one_file(tmp_path, photo):
+    tutorial_files(tmp_path)
+    env = {"INR_PLUGINS": "gauss.py"}
+    done = command("fit", "gauss", photo, "--steps", "30", "--sharpness", "4", "-o", "run", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert Path(tmp_path, done.stdout.strip()).is_file()
+    missing = command("export", "run", "out.png", cwd=tmp_path)
+    assert missing.returncode == 1 and "needs the field 'gauss'" in missing.stderr
+
+
+def test_tutorial_plugin_passes_its_own_test(tmp_path):
+    tutorial_files(tmp_path)
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_gauss.py"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+def test_plugin_installed_with_pip(tmp_path, photo):
+    """Install the tutorial's package into an environment that borrows this one's packages, and use its field."""
+    source = tmp_path / "source"
+    source.mkdir()
+    tutorial_files(source)
+    target = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--target",
+                    str(target), str(source)], check=True, capture_output=True)
+    env = {"PYTHONPATH": str(target)}
+    shown = command("plugins", "--json", env=env)
+    assert '"gauss": "inr-gauss 0.1.0"' in shown.stdout, shown.stdout
+    assert "gauss" in command("list", env=env).stdout
+    done = command("fit", "gauss", photo, "--steps", "30", "-o", tmp_path / "run", env=env)
+    assert done.returncode == 0, done.stderr
+    assert '"plugin": "inr-gauss 0.1.0"' in command("info", tmp_path / "run", "--json", env=env).stdout
+
+
+@pytest.mark.parametrize("body, error", [
+    ("raise RuntimeError('broken on purpose')", "RuntimeError: broken on purpose"),
+    ("import sys; sys.exit(3)", "SystemExit: 3"),
+    ("def f(:", "SyntaxError"),
+    ("import inr_scenes as inr\n@inr.hookimpl\ndef inr_feilds():\n    return []", "no hook"),
+    ("import inr_scenes as inr\n@inr.hookimpl\ndef inr_fields():\n    return 1/0", "ZeroDivisionError"),
+])
+def test_a_broken_plugin_disturbs_nobody(tmp_path, photo, body, error):
+    (tmp_path / "broken.py").write_text(textwrap.dedent(body))
+    env = {"INR_PLUGINS": "broken.py"}
+    done = command("fit", "siren", photo, "--steps", "3", "-o", "run", env=env, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = command("plugins", env=env, cwd=tmp_path)
+    assert shown.returncode == 0 and "broken" in shown.stdout and error in shown.stdout
+    unknown = command("fit", "sirn", photo, env=env, cwd=tmp_path)
+    assert unknown.returncode == 1 and "Did you mean siren?" in unknown.stderr
+
+
+def test_one_name_twice_names_both(tmp_path, fresh):
+    body = "import inr_scenes as inr\nclass A(inr.Field):\n    name = 'same'\n@inr.hookimpl\ndef inr_fields():\n    return [A]\n"
+    for name in ("one.py", "two.py"):
+        (tmp_path / name).write_text(body)
+    fresh.setenv("INR_PLUGINS", f"{tmp_path / 'one.py'},{tmp_path / 'two.py'}")
+    with pytest.raises(InrError, match=r"one\.py.*two\.py"):
+        plugins.find_field("same")
+    assert plugins.conflicts()
+    assert plugins.find_field("siren").name == "siren"
+
+
+def test_no_plugins(fresh):
+    fresh.setenv("INR_NO_PLUGINS", "1")
+    assert [p.name for p in plugins.host().plugins] == ["built-in"]
+
+
+def test_missing_file_is_reported(fresh):
+    fresh.setenv("INR_PLUGINS", "nowhere.py")
+    assert "does not exist" in plugins.host().plugins[-1].error
+
+
+def test_exporter_not_found_lists_what_there_is():
+    with pytest.raises(InrError, match=r"\.png"):
+        plugins.find_exporter("image", ".docx")
