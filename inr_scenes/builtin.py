@@ -50,4 +50,5 @@ def inr_exporters():
 @hookimpl
 def inr_commands():
     """The commands of `inr`."""
-    return [Command(name, text, f"inr_scenes.cli.{name}:run") for name, text in COMMANDS.items()]
+    modules = {"list": "listing"}       # a module called list would hide the type from its package
+    return [Command(name, text, f"inr_scenes.cli.{modules.get(name, name)}:run") for name, text in COMMANDS.items()]

@@ -15,8 +15,8 @@ MIRROR = "INR_DATA_MIRROR"          # a folder to read the files from instead of
 
 def catalog() -> dict[str, dict[str, Any]]:
     """Return name → {"licence", "files": [{"path", "url", "sha256", "bytes"}]} of every set."""
-    places = (Path(__file__).parents[1] / "datasets" / "catalog.toml", Path(sys.prefix) / "share/inr_scenes/catalog.toml")
-    for place in places:
+    checkout, installed = Path(__file__).parents[1] / "datasets", Path(sys.prefix) / "share" / "inr_scenes"
+    for place in (checkout / "catalog.toml", installed / "catalog.toml"):
         if place.is_file():
             return tomllib.loads(place.read_text())
     raise InrError("The catalogue of data sets is missing from this installation. Reinstall inr-scenes.")

@@ -14,7 +14,7 @@ from torch import Tensor
 from .device import resolve_device
 from .errors import InrError, suggestion
 from .field import Field
-from .optim import SCHEDULES, Optimizers, rate
+from .optim import OPTIMIZERS, SCHEDULES, Optimizers, rate
 from .signal import Signal
 
 MICRO = {"cpu": 4096}               # rows per forward and backward pass: activations that fit a CPU's cache
@@ -171,11 +171,13 @@ def fit(field: Field, signal: Signal, config: FitConfig | None = None, **changes
     Without a config the field's own suggestion for this signal is used.
     """
     if config is None:
-        config = dataclasses.replace(FitConfig(), **field.suggest(signal, "fast").fit)
+        recipe = signal.adapt(field.suggest(signal, "fast"), type(field), "fast")
+        config = dataclasses.replace(FitConfig(), **recipe.fit)
     unknown = set(changes) - {f.name for f in dataclasses.fields(FitConfig)}
     if unknown:
         name = min(unknown)
-        raise InrError(f"fit has no option {name!r}.{suggestion(name, [f.name for f in dataclasses.fields(FitConfig)])}")
+        known = [f.name for f in dataclasses.fields(FitConfig)]
+        raise InrError(f"fit has no option {name!r}.{suggestion(name, known)}")
     if "seconds" in changes and "steps" not in changes:
         changes["steps"] = None
     config = dataclasses.replace(config, **changes)
@@ -191,11 +193,12 @@ def check(config: FitConfig) -> None:
     """Raise InrError for settings that cannot work."""
     if config.steps is None and config.seconds is None:
         raise InrError("A fit needs an end: give --steps or --seconds.")
-    if config.steps is not None and config.steps < 0 or config.seconds is not None and config.seconds <= 0:
+    if (config.steps is not None and config.steps < 0) or (config.seconds is not None and config.seconds <= 0):
         raise InrError("--steps and --seconds must be positive.")
     if config.batch < 0 or config.lr <= 0 or not 0 <= config.focus <= 1:
         raise InrError("--batch must be 0 or more, --lr above 0, --focus between 0 and 1.")
-    for value, known, flag in ((config.precision, PRECISIONS, "precision"), (config.schedule, SCHEDULES, "schedule"),
+    resolve_device(config.device)
+    for value, known, flag in ((config.optimizer, OPTIMIZERS, "optimizer"), (config.precision, PRECISIONS, "precision"), (config.schedule, SCHEDULES, "schedule"),
                                (config.sampling, ("permuted", "uniform"), "sampling")):
         if value not in known:
             raise InrError(f"--{flag} {value!r} is not known.{suggestion(value, known)} Known: {', '.join(known)}.")

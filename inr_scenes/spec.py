@@ -62,7 +62,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class ValueMap:
-    """Affine map between a network's range (about [-1, 1]) and the signal's stored range: stored = net·scale + shift."""
+    """Affine map from a network's range (about [-1, 1]) to the signal's stored one: stored = net·scale + shift."""
 
     scale: float = 1.0
     shift: float = 0.0

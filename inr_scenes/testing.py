@@ -57,8 +57,7 @@ def check_field(cls: type[Field], config: dict[str, Any] | None = None, *, steps
         capabilities["second_derivatives"] &= _second_derivatives(field, signal)
         with torch.device("meta"):
             on_meta = cls(field.config, signal.spec)
-        assert {k: v.shape for k, v in on_meta.state_dict().items()} == \
-            {k: v.shape for k, v in field.state_dict().items()}, "the constructor must build the same on the meta device"
+        assert _shapes(on_meta) == _shapes(field), "the constructor must build the same on the meta device"
         _check_fit(cls, signal, settings, recipe.fit, steps, gain)
         if any(item is cls for item in host().fields()):
             _check_archive(cls, signal, settings)
@@ -146,6 +145,10 @@ def small_signal(kind: str) -> Signal:
         images = [(np.clip(picture * (0.8 + 0.2 * math.cos(a)), 0, 1) * 255).astype(np.uint8) for a in angles.tolist()]
         return LightFieldSignal.from_views(cameras, images, name="small")
     raise InrError(f"There is no small signal of kind {kind!r}; known: {', '.join(KINDS)}.")
+
+
+def _shapes(field: Field) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in field.state_dict().items()}
 
 
 def _query(signal: Signal, n: int) -> torch.Tensor:

@@ -53,7 +53,7 @@ def test_imports_only_from_below(path, parts):
         names = [target] if node.module else [(*base, alias.name) for alias in node.names]
         for name in names:
             if name and name[0] and name[0] != room:
-                assert floor_of(name[0]) < floor_of(room), f"{'.'.join(parts)} imports {name[0]} from its own or a higher floor"
+                assert floor_of(name[0]) < floor_of(room), f"{'.'.join(parts)} imports {name[0]}, which is no lower"
 
 
 def test_heavy_libraries_are_imported_where_they_are_used():

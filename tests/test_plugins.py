@@ -96,7 +96,8 @@ def test_a_broken_plugin_disturbs_nobody(tmp_path, photo, body, error):
 
 
 def test_one_name_twice_names_both(tmp_path, fresh):
-    body = "import inr_scenes as inr\nclass A(inr.Field):\n    name = 'same'\n@inr.hookimpl\ndef inr_fields():\n    return [A]\n"
+    body = ("import inr_scenes as inr\nclass A(inr.Field):\n    name = 'same'\n"
+            "@inr.hookimpl\ndef inr_fields():\n    return [A]\n")
     for name in ("one.py", "two.py"):
         (tmp_path / name).write_text(body)
     fresh.setenv("INR_PLUGINS", f"{tmp_path / 'one.py'},{tmp_path / 'two.py'}")

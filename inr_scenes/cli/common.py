@@ -4,6 +4,7 @@ import ast
 import dataclasses
 import functools
 import inspect
+import itertools
 import json
 import math
 import sys
@@ -68,7 +69,7 @@ def help_of(cls: type) -> dict[str, str]:
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
         except (OSError, TypeError, SyntaxError):
             continue
-        for field, text in zip(body, body[1:]):
+        for field, text in itertools.pairwise(body):
             if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
                 texts[field.target.id] = inspect.cleandoc(str(text.value.value))
     return texts

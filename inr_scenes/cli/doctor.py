@@ -30,7 +30,7 @@ def _python() -> str:
 def _torch() -> str:
     import torch
 
-    from ..fit import resolve_device
+    from ..device import resolve_device
     return f"{torch.__version__}, device {resolve_device('auto')}, {torch.get_num_threads()} threads"
 
 

@@ -1,7 +1,7 @@
 """inr fit FIELD SIGNAL: fit one field to one signal."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,68 +21,105 @@ class Names:
     """File or folder of the signal; the suffix decides its kind."""
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a field is fitted to: the options it adds to the command line, and how those load it."""
+
+    command: str
+    path: str | None
+    options: tuple[type, ...]
+    load: Callable[[Mapping[type, Any]], Any]
+    facts: Mapping[str, str]
+
+
 def run(arguments: list[str]) -> dict[str, Any] | None:
     """Fit one field to one signal; flags go before --config, which goes before the field's suggestion."""
     from ..api import signal_class
-    from ..fit import FitConfig
-    from ..plugins import find_field, host
 
-    wants_help = "-h" in arguments or "--help" in arguments
-    given = flags(arguments)
-    config = _config(arguments)
-    field_name, path = names(arguments, [cls.name for cls in host().fields()], config)
-    if field_name is None and wants_help:
-        parse((Names, RunOptions, FitConfig, Output), arguments, prog="fit", description=run.__doc__,
-              positional=("field", "signal"))
-    if field_name is None:
-        raise InrError("name a field and a signal: inr fit FIELD SIGNAL. inr list shows the fields.")
-    cls = find_field(field_name)
-    if path is None and not wants_help:
-        raise InrError(f"name a signal: inr fit {field_name} SIGNAL, a file or folder.")
-    signal_cls = signal_class(path) if path is not None and not (wants_help and not Path(path).exists()) else None
-    parts = [Names, RunOptions, FitConfig, cls.Config, Output] + ([signal_cls.Options] if signal_cls else [])
-    rest = [a for a in arguments if a not in (field_name, path)] if not wants_help else arguments
-    positional = [] if not wants_help else ["field", "signal"]
-    base = {"field": field_name, "signal": path or ""} if not wants_help else {}
-    first = parse(parts, rest, prog=f"fit {field_name}", description=describe(cls), positional=positional,
-                  defaults=base | _flat(config, "load") | _flat(config, "run"))
-    output, options = first[Output], first[RunOptions]
-    target = Run(options, f"{Path(path).stem}-{field_name}")
-    signal = signal_cls.load(Path(path).expanduser(),
-                             **{f.name: getattr(first[signal_cls.Options], f.name)
-                                for f in dataclasses.fields(signal_cls.Options)})
-    if options.preset not in cls.presets():
-        raise InrError(f"{field_name} has no preset {options.preset!r}.{suggestion(options.preset, cls.presets())} "
-                       f"Known: {', '.join(cls.presets())}.")
-    recipe = cls.suggest(signal, options.preset)
-    if recipe.grid and hasattr(signal, "regrid") and "grid" not in given and "grid" not in config.get("load", {}):
-        signal.regrid(recipe.grid)
-    defaults = {**base, **recipe.config, **recipe.fit, **_flat(config, "load"), **_flat(config, "run"),
-                **_flat(config, "model"), **_flat(config, "fit")}
-    chosen = parse(parts, rest, prog=f"fit {field_name}", description=describe(cls), defaults=budget(defaults, given))
-    fit_config = chosen[FitConfig]
+    config = configuration(arguments)
+    field, path = names(arguments, config)
+    if field is None:
+        return usage("fit", arguments, (Names,), ("field", "signal"), run.__doc__)
+    cls = signal_class(path) if path is not None and (Path(path).exists() or not wants_help(arguments)) else None
+    if cls is None and not wants_help(arguments):
+        raise InrError(f"name a signal: inr fit {field} SIGNAL, a file or folder.")
+
+    def load(chosen):
+        return cls.load(Path(path).expanduser(), **values(chosen[cls.Options]))
+
+    rest = [a for a in arguments if a not in (field, path)]
+    return fit_to(Source("fit", path, (cls.Options,) if cls else (), load, {}), field, rest, config)
+
+
+def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Parse the flags that apply to this field and this source, load it, and fit into a run folder."""
     from ..field import build
-    field = build(cls, signal.spec, {f.name: getattr(chosen[cls.Config], f.name)
-                                     for f in dataclasses.fields(cls.Config)}, seed=fit_config.seed)
-    settings = {"field": field_name, "signal": str(Path(path).expanduser().resolve()),
-                "run": {"preset": options.preset, "dtype": options.dtype},
-                "load": plain(chosen[signal_cls.Options]) | ({"grid": recipe.grid} if recipe.grid else {}),
+    from ..fit import FitConfig
+    from ..plugins import find_field
+
+    cls = find_field(name)
+    parts = (RunOptions, FitConfig, cls.Config, *source.options, Output)
+    command = f"{source.command} {name}"
+    given = flags(arguments)
+    stored = _flat(config, "load") | _flat(config, "problem") | _flat(config, "run")
+    first = parse(parts, arguments, prog=command, description=describe(cls), defaults=stored)
+    options = first[RunOptions]
+    if options.preset not in cls.presets():
+        raise InrError(f"{name} has no preset {options.preset!r}.{suggestion(options.preset, cls.presets())} "
+                       f"Known: {', '.join(cls.presets())}.")
+    target = Run(options, f"{Path(source.path or source.facts.get('problem', 'signal')).stem}-{name}")
+    signal = source.load(first)
+    recipe = signal.adapt(cls.suggest(signal, options.preset), cls, options.preset)
+    grid = recipe.grid if "grid" not in given and "grid" not in config.get("load", {}) else None
+    if grid and hasattr(signal, "regrid"):
+        signal.regrid(grid)
+    defaults = {**recipe.config, **recipe.fit, **stored, **_flat(config, "model"), **_flat(config, "fit")}
+    chosen = parse(parts, arguments, prog=command, description=describe(cls), defaults=budget(defaults, given))
+    fit_config = chosen[FitConfig]
+    field = build(cls, signal.spec, values(chosen[cls.Config]), seed=fit_config.seed)
+    load = {k: v for part in source.options for k, v in plain(chosen[part]).items()} | ({"grid": grid} if grid else {})
+    settings = {"field": name, **({"signal": str(Path(source.path).expanduser().resolve())} if source.path else {}),
+                **source.facts, "run": {"preset": options.preset, "dtype": options.dtype}, "load": load,
                 "model": plain(chosen[cls.Config]), "fit": plain(fit_config)}
-    return execute(target, field, signal, fit_config, {"field": field_name, "signal": str(path),
-                                                       "kind": signal.kind}, settings)
+    facts = {"field": name, "signal": str(source.path), "kind": signal.kind, **source.facts}
+    return execute(target, field, signal, fit_config, facts, settings)
 
 
-def names(arguments: Sequence[str], fields: Sequence[str], config: dict[str, Any]) -> tuple[str | None, str | None]:
+def usage(command: str, arguments: list[str], what: tuple[type, ...], positional: Sequence[str], text: str | None):
+    """Show the help of a command that was not told its field, or say what it needs."""
+    from ..fit import FitConfig
+
+    if wants_help(arguments):
+        parse((*what, RunOptions, FitConfig, Output), arguments, prog=command, description=text or "",
+              positional=positional)
+    raise InrError(f"name what to {command}: inr {command} {' '.join(p.upper() for p in positional)}. "
+                   f"inr list shows what is installed.")
+
+
+def wants_help(arguments: Sequence[str]) -> bool:
+    """Say whether --help was asked for."""
+    return "-h" in arguments or "--help" in arguments
+
+
+def values(settings) -> dict[str, Any]:
+    """Return a dataclass's values by name."""
+    return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
+
+
+def names(arguments: Sequence[str], config: Mapping[str, Any]) -> tuple[str | None, str | None]:
     """Find FIELD and SIGNAL among flags in any order: the installed field's name, and the word after it.
 
     A signal that stands elsewhere is the word that exists as a file and is no flag's value. `config` fills in.
     """
+    from ..plugins import host
+
+    fields = [cls.name for cls in host().fields()]
     field = next((a for a in arguments if a in fields), None)
     if field is None:
         word = next((a for a in arguments if not a.startswith("-")), None)
         if word is not None and "field" not in config:
-            raise InrError(f"There is no field {word!r}.{suggestion(word, fields)} Installed: {', '.join(sorted(fields))}."
-                           f"{_broken()}")
+            raise InrError(f"There is no field {word!r}.{suggestion(word, fields)} "
+                           f"Installed: {', '.join(sorted(fields))}.{_broken()}")
         field = config.get("field")
     at = arguments.index(field) if field in arguments else -1
     path = None
@@ -112,7 +149,7 @@ def _broken() -> str:
     return "".join(f" (plugin {p.name} failed to load: {p.error})" for p in host().plugins if p.error)
 
 
-def _config(arguments: Sequence[str]) -> dict[str, Any]:
+def configuration(arguments: Sequence[str]) -> dict[str, Any]:
     """Read --config, or a resumed run's own config.toml."""
     def value(*flags):
         for i, a in enumerate(arguments):
@@ -131,7 +168,7 @@ def _config(arguments: Sequence[str]) -> dict[str, Any]:
     return read_config(path) if path is not None else {}
 
 
-def _flat(config: dict[str, Any], section: str) -> dict[str, Any]:
+def _flat(config: Mapping[str, Any], section: str) -> dict[str, Any]:
     """Return a section's settings with lists as the tuples the dataclasses hold."""
     return {name: _tuples(value) for name, value in config.get(section, {}).items()}
 

@@ -10,7 +10,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     """List installed plugins with their versions, those that failed to load and why, and names brought twice."""
     parse((Output,), arguments, prog="plugins", description=run.__doc__)
     loaded = host()
-    for hook in ("inr_fields", "inr_signals", "inr_problems", "inr_exporters", "inr_commands"):
+    for hook in ("inr_fields", "inr_models", "inr_signals", "inr_problems", "inr_exporters", "inr_commands"):
         loaded.collect(hook)            # a hook that raises shows here too
     result: dict[str, Any] = {"loaded": {}, "failed": {}}
     for plugin in loaded.plugins:

@@ -52,6 +52,10 @@ class Run:
             raise InrError(f"-o names a folder, as {self.folder.with_suffix('')}; the archive is written into it.")
         if self.folder.exists() and not self.folder.is_dir():
             raise InrError(f"{self.folder} is a file; -o names a folder.")
+        if options.track not in (None, "tensorboard"):
+            raise InrError(f"--track {options.track!r} is not known: tensorboard.")
+        if options.dtype not in ("float32", "float16", "bfloat16"):
+            raise InrError(f"--dtype {options.dtype!r} is not known: float32, float16 or bfloat16.")
         if options.resume and not (self.folder / STATE).is_file():
             raise InrError(f"{self.folder} has no {STATE} to resume from. Leave --resume away to start anew.")
         if self.folder.is_dir() and any(self.folder.iterdir()) and not (options.resume or options.overwrite):
@@ -127,15 +131,16 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
     looped = track.log(looped, run.folder / METRICS)
     if run.options.track == "tensorboard":
         looped = track.tensorboard(looped, run.folder / "tensorboard")
-    elif run.options.track:
-        raise InrError(f"--track {run.options.track!r} is not known: tensorboard.")
-    last, diverged = None, None
+    last, diverged, best = None, None, {}
     done = {"step": state["step"], "seconds": state["seconds"]} if state else {"step": 0, "seconds": 0.0}
     with _interrupts() as stopped:
         saved = done["seconds"]
         try:
             for last in track.bar(looped, config.steps, facts["field"]):
                 done = {"step": last.step, "seconds": last.seconds}
+                main = last.metrics.get(signal.main_metric)
+                if main is not None and main > best.get(signal.main_metric, float("-inf")):
+                    best = {signal.main_metric: main, "step": last.step}
                 if last.seconds - saved >= run.options.save_every or stopped:
                     run.save_state(last.state())
                     saved = last.seconds
@@ -157,9 +162,11 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
     if run.options.sheet:
         from ..evaluate import sheet
         note(f"sheet {sheet(field, signal, run.folder / 'sheet.png')}")
-    return {"archive": str(run.archive), "field": facts["field"], "signal": facts["signal"],
-            "parameters": field.baked().parameter_count, "bytes": run.archive.stat().st_size,
-            "steps": done["step"], "seconds": round(done["seconds"], 3), "metrics": metrics}
+    result = {"archive": str(run.archive), "field": facts["field"], "signal": facts["signal"],
+              "parameters": field.baked().parameter_count, "bytes": run.archive.stat().st_size,
+              "steps": done["step"], "seconds": round(done["seconds"], 3), "metrics": metrics}
+    # a problem's truth is not known in use, so the best over the run is reported apart from the result
+    return result | ({"problem": facts["problem"], "best_over_run": best} if "problem" in facts else {})
 
 
 class Interrupted(SystemExit):

@@ -83,6 +83,8 @@ def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, i
         raise InrError(f"--mode {mode!r} is not known: auto, grey, rgb or rgba.")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise InrError(f"--size {size} needs a height and a width of at least 1.")
+    if path.suffix.lower() in (".tif", ".tiff") and (deep := _deep_tiff(path)) is not None and size is None:
+        return deep, 16
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -116,6 +118,20 @@ def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, i
         image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
     array = np.asarray(image)
     return (array[..., None] if array.ndim == 2 else array), 8
+
+
+def _deep_tiff(path: Path) -> np.ndarray | None:
+    """Read a TIFF of 16 bits per channel, which Pillow would cut to 8, as (h, w, c) in [0, 1]; None for any other."""
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            if page.dtype != np.uint16 or page.ndim != 3 or page.shape[2] not in (3, 4) or page.size > 4 * LARGEST:
+                return None
+            return page.asarray().astype(np.float32) / 65535
+    except Exception:                   # not for tifffile: Pillow tries next and says what is wrong
+        return None
 
 
 def _same_shape(spec: Spec, like: Spec, path: Path) -> None:

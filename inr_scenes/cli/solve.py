@@ -1,0 +1,68 @@
+"""inr solve PROBLEM FIELD SIGNAL: recover a signal from measurements."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InrError
+from .fit import Source, configuration, fit_to, names, usage, values, wants_help
+
+
+@dataclass(frozen=True)
+class What:
+    """What to solve."""
+
+    problem: str
+    """Name of the problem; see inr list."""
+    field: str
+    """Name of the field."""
+    signal: str
+    """Clean signal to simulate measurements from, or a file of measurements with --measured."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Where the measurements come from."""
+
+    measured: bool = False
+    """SIGNAL holds real measurements, not a clean signal to simulate them from."""
+
+
+def run(arguments: list[str]) -> dict[str, Any] | None:
+    """Recover a signal from measurements: simulated from a clean one for study, or real ones with --measured."""
+    from ..api import signal_class
+    from ..plugins import find_problem, host
+
+    config = configuration(arguments)
+    problems = {cls.name: cls for cls in (item for item, _ in host().collect("inr_problems"))}
+    name = next((a for a in arguments if a in problems), config.get("problem"))
+    if name is None:
+        word = next((a for a in arguments if not a.startswith("-")), None)
+        if word is not None and not wants_help(arguments):
+            find_problem(word)                  # says that there is none, and what there is
+        return usage("solve", arguments, (What,), ("problem", "field", "signal"), run.__doc__)
+    problem = problems[name]
+    rest = list(arguments)
+    if name in rest:
+        rest.remove(name)
+    field, path = names(rest, config)
+    if field is None:
+        return usage("solve", arguments, (What,), ("problem", "field", "signal"), run.__doc__)
+    if not problem.kinds:
+        path = None
+    elif path is None and not wants_help(arguments):
+        raise InrError(f"name a signal: inr solve {name} {field} SIGNAL.")
+    measured = "--measured" in rest
+    simulated = problem.kinds and path is not None and not measured and (Path(path).exists() or not wants_help(rest))
+    signal = signal_class(path) if simulated else None
+
+    def load(chosen):
+        options = values(chosen[problem.Options])
+        if measured:
+            return problem.load(path, **options)
+        clean = signal.load(Path(path).expanduser(), **values(chosen[signal.Options])) if signal else None
+        return problem.wrap(clean, **options)
+
+    options = (Measured, problem.Options, *((signal.Options,) if signal else ()))
+    rest = [a for a in rest if a not in (field, path)]
+    return fit_to(Source(f"solve {name}", path, options, load, {"problem": name}), field, rest, config)

@@ -1,0 +1,214 @@
+"""Image, sound and video: real files of every format, and every kind of bad input."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from PIL import Image
+
+import inr_scenes as inr
+from inr_scenes.errors import InrError
+from inr_scenes.media import write_audio, write_image, write_video
+from inr_scenes.signals.audio import AudioSignal
+from inr_scenes.signals.image import ImageSignal
+from inr_scenes.signals.video import VideoSignal
+from inr_scenes.testing import check_signal, small_signal
+
+
+@pytest.fixture
+def picture():
+    y, x = np.mgrid[0:30, 0:40]
+    return np.stack([x * 6, y * 8, 255 - x * 3], -1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("suffix, exact", [(".png", True), (".webp", False), (".jpg", False), (".tif", True)])
+def test_image_formats(tmp_path, picture, suffix, exact):
+    path = tmp_path / f"a{suffix}"
+    Image.fromarray(picture).save(path, quality=95)
+    signal = check_signal(ImageSignal, path)
+    assert signal.spec.shape == (30, 40) and signal.spec.out_features == 3
+    error = np.abs(signal.array().numpy() * 255 - picture).max()
+    assert error < 1e-3 if exact else error < 40
+
+
+@pytest.mark.parametrize("mode, channels", [("L", 1), ("RGB", 3), ("RGBA", 4), ("P", 3), ("1", 1), ("CMYK", 3)])
+def test_image_modes(tmp_path, picture, mode, channels):
+    path = tmp_path / "a.tif"
+    Image.fromarray(picture).convert(mode).save(path)
+    assert ImageSignal.load(path).spec.out_features == channels
+
+
+def test_sixteen_bits_survive(tmp_path):
+    deep = np.linspace(0, 65535, 600).astype(np.uint16).reshape(20, 30)
+    path = tmp_path / "deep.png"
+    Image.fromarray(deep).save(path)
+    signal = ImageSignal.load(path)
+    assert signal.spec.meta["bits"] == 16
+    assert np.abs(signal.array().numpy()[..., 0] * 65535 - deep).max() < 0.01
+    write_image(tmp_path / "again.png", signal.array().numpy(), bits=16)
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), deep)
+
+
+def test_sixteen_bit_colour_tiff(tmp_path):
+    values = np.random.default_rng(0).random((8, 9, 3))
+    write_image(tmp_path / "a.tif", values, bits=16)
+    signal = ImageSignal.load(tmp_path / "a.tif")
+    assert signal.spec.out_features == 3 and signal.spec.meta["bits"] == 16
+    assert np.abs(signal.array().numpy() - values).max() < 1e-4
+
+
+def test_exif_orientation_is_applied(tmp_path, picture):
+    exif = Image.Exif()
+    exif[274] = 6                                       # rotate by 90° to view
+    Image.fromarray(picture).save(tmp_path / "a.png", exif=exif)
+    signal = ImageSignal.load(tmp_path / "a.png")
+    assert signal.spec.shape == (40, 30)
+    assert np.array_equal(signal.data.reshape(40, 30, 3).numpy(), np.rot90(picture, -1))
+
+
+def test_one_pixel(tmp_path):
+    path = tmp_path / "one.png"
+    Image.fromarray(np.full((1, 1, 3), 77, np.uint8)).save(path)
+    signal = ImageSignal.load(path)
+    field = inr.field("siren", signal.spec, hidden_features=16, hidden_layers=1)
+    result = inr.fit(field, signal, steps=300, lr=1e-3)
+    assert result.metrics["psnr"] > 40
+
+
+def test_grids(picture):
+    centers, ends = ImageSignal.from_array(picture), ImageSignal.from_array(picture, grid="ends")
+    index = torch.tensor([0, len(ends) - 1])
+    assert ends.sample(index)[0].tolist() == [[-1, -1], [1, 1]]
+    assert torch.allclose(centers.sample(index)[0].abs(), torch.tensor([[29 / 30, 39 / 40]] * 2))
+    all_of_it = torch.arange(len(centers))
+    assert torch.equal(centers.sample(all_of_it)[0], centers.spec.coords(all_of_it))
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE", "ULAW"])
+def test_wav_of_every_sample_format(tmp_path, subtype):
+    t = np.arange(4000) / 8000
+    samples = np.stack([0.5 * np.sin(2 * np.pi * 440 * t), 0.25 * np.cos(2 * np.pi * 220 * t)], -1)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, samples, 8000, subtype=subtype)
+    signal = check_signal(AudioSignal, path)
+    assert signal.spec.shape == (4000,) and signal.spec.out_features == 2
+    assert np.abs(signal.array().numpy() - samples).max() < (0.03 if subtype in ("PCM_U8", "ULAW") else 1e-3)
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".ogg"])
+def test_compressed_sound(tmp_path, suffix):
+    samples = 0.5 * np.sin(np.arange(8000) / 20)[:, None]
+    write_audio(tmp_path / f"a{suffix}", samples, 16000)
+    signal = check_signal(AudioSignal, tmp_path / f"a{suffix}")
+    assert signal.spec.meta["sample_rate"] == 16000 and len(signal) == 8000
+
+
+def test_sound_excerpt(samples):
+    signal = AudioSignal.load(samples / "audio" / "chord.wav", start=0.25, seconds_long=0.5)
+    assert len(signal) == 8000
+
+
+def test_video_round_trip(samples, tmp_path):
+    signal = check_signal(VideoSignal, samples / "video" / "moving.mp4")
+    assert signal.spec.shape == (24, 64, 96) and signal.spec.meta["fps"] == 12
+    assert signal.data.dtype == torch.uint8
+    part = VideoSignal.load(samples / "video" / "moving.mp4", first_frame=4, frames=3, every=2, size=(32, 48))
+    assert part.spec.shape == (3, 32, 48) and part.spec.meta["fps"] == 6
+    frames = (signal.array().numpy() * 255).astype(np.uint8)
+    write_video(tmp_path / "a.mp4", iter(frames), 12)
+    again = VideoSignal.load(tmp_path / "a.mp4")
+    assert ((again.array() - signal.array()) ** 2).mean() < 1e-3
+
+
+def test_odd_sized_video(tmp_path):
+    frames = np.random.default_rng(0).integers(0, 255, (5, 17, 23, 3), dtype=np.uint8)
+    assert write_video(tmp_path / "a.mp4", iter(frames), 25) == 5
+    assert VideoSignal.load(tmp_path / "a.mp4").spec.shape == (5, 18, 24)
+
+
+BAD = {
+    "text.png": (b"this is text, not an image", "not an image"),
+    "text.wav": (b"this is text, not sound", "not a sound"),
+    "text.mp4": (b"this is text, not video", "cannot be decoded"),
+    "empty.png": (b"", "empty"),
+    "empty.wav": (b"", "empty"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_foreign_and_empty_files(tmp_path, name):
+    content, message = BAD[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InrError, match=message):
+        inr.load(tmp_path / name)
+
+
+def test_truncated_png(tmp_path, picture):
+    path = tmp_path / "a.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(path)
+    path.write_bytes(path.read_bytes()[:4000])
+    with pytest.raises(InrError, match="damaged"):
+        inr.load(path)
+
+
+def test_truncated_mp4(tmp_path, samples):
+    raw = (samples / "video" / "moving.mp4").read_bytes()
+    (tmp_path / "a.mp4").write_bytes(raw[:len(raw) // 2])
+    with pytest.raises(InrError, match="cannot be decoded|damaged"):
+        inr.load(tmp_path / "a.mp4")
+
+
+def test_decompression_bomb(tmp_path):
+    import struct
+    import zlib
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"0" * 99)) +
+                                        chunk(b"IEND", b""))
+    with pytest.raises(InrError, match="refused"):
+        inr.load(tmp_path / "bomb.png")
+
+
+def test_silence_and_no_samples(tmp_path):
+    soundfile.write(tmp_path / "silent.wav", np.zeros(1000), 8000)
+    with pytest.raises(InrError, match="silent"):
+        inr.load(tmp_path / "silent.wav")
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 8000)
+    with pytest.raises(InrError, match="no samples"):
+        inr.load(tmp_path / "none.wav")
+
+
+def test_unknown_kinds_and_options(tmp_path):
+    with pytest.raises(InrError, match="does not exist"):
+        inr.load(tmp_path / "nowhere.png")
+    (tmp_path / "a.xyzzy").write_text("?")
+    with pytest.raises(InrError, match="no known signal type"):
+        inr.load(tmp_path / "a.xyzzy")
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    with pytest.raises(InrError, match="Did you mean size"):
+        inr.load(tmp_path / "a.png", sise=(2, 2))
+
+
+def test_not_a_number():
+    with pytest.raises(InrError, match="not numbers"):
+        ImageSignal.from_array(np.full((4, 4), np.nan))
+
+
+def test_metrics_of_a_perfect_field():
+    signal = small_signal("image")
+
+    class Truth(inr.Field):
+        name = "truth"
+
+        def __init__(self):
+            super().__init__(None, signal.spec)
+            self.dummy = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, coords):
+            index = (signal.spec.axes[0].index(coords[:, 0]).round() * 20 + signal.spec.axes[1].index(coords[:, 1]).round())
+            return signal.spec.values.to_net(signal.stored(index.long()))
+
+    assert signal.metrics(Truth())["psnr"] > 90
+    assert signal.metrics(Truth())["ssim"] > 0.999
