@@ -146,8 +146,10 @@ def _check_shapes(path, cls, config, spec, shapes) -> None:
     import torch
 
     elements = sum(math.prod(shape) for shape in shapes.values())
+    samples = max([spec.size, *(2 * max(abs(axis.first), axis.stop) for axis in spec.axes)])
     for name, value in to_dict(config).items():
-        if any(abs(v) > max(elements, 4096) for v in _integers(value)):
+        largest = max(elements, 4096, samples if isinstance(value, list) else 0)    # a list may hold sample indices
+        if any(abs(v) > largest for v in _integers(value)):
             raise InrError(f"{path} is damaged: {name} = {value} cannot be, with {elements} numbers in the file.")
     try:
         with torch.device("meta"):

@@ -37,7 +37,9 @@ class FitConfig:
     lr: float = 1e-3
     """Peak learning rate."""
     schedule: str = "cosine"
-    """cosine (to zero at the end of the budget) or constant."""
+    """cosine (to zero at the end of the budget), exponential (to --final-lr) or constant."""
+    final_lr: float = 0.1
+    """Share of the learning rate an exponential schedule ends at."""
     warmup: int = 20
     """Steps over which the learning rate rises."""
     weight_decay: float = 0.0
@@ -124,7 +126,7 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
     while config.steps is None or step < config.steps:
         tick = time.perf_counter()
         progress = _progress(config, step, elapsed)
-        lr = config.lr * rate(config.schedule, progress, step, config.warmup)
+        lr = config.lr * rate(config.schedule, progress, step, config.warmup, config.final_lr)
         loss = _backward(field, signal, sampler, step, dtype, scaler)
         if config.clip or scaler.is_enabled():
             for optimizer in optimizers.made:
@@ -195,8 +197,8 @@ def check(config: FitConfig) -> None:
         raise InrError("A fit needs an end: give --steps or --seconds.")
     if (config.steps is not None and config.steps < 0) or (config.seconds is not None and config.seconds <= 0):
         raise InrError("--steps and --seconds must be positive.")
-    if config.batch < 0 or config.lr <= 0 or not 0 <= config.focus <= 1:
-        raise InrError("--batch must be 0 or more, --lr above 0, --focus between 0 and 1.")
+    if config.batch < 0 or config.lr <= 0 or not 0 <= config.focus <= 1 or not 0 < config.final_lr <= 1:
+        raise InrError("--batch must be 0 or more, --lr above 0, --focus between 0 and 1, --final-lr above 0 up to 1.")
     resolve_device(config.device)
     for value, known, flag in ((config.optimizer, OPTIMIZERS, "optimizer"), (config.precision, PRECISIONS, "precision"), (config.schedule, SCHEDULES, "schedule"),
                                (config.sampling, ("permuted", "uniform"), "sampling")):

@@ -10,7 +10,7 @@ from torch import nn
 from .errors import InrError, suggestion
 
 OPTIMIZERS = ("adam", "adamw", "muon", "schedule-free")
-SCHEDULES = ("cosine", "constant")
+SCHEDULES = ("cosine", "constant", "exponential")
 
 
 class Optimizers:
@@ -93,9 +93,11 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     return matrices, [p for _, p in named if id(p) not in chosen]
 
 
-def rate(schedule: str, progress: float, step: int, warmup: int) -> float:
-    """Return the factor on the learning rate at `progress` in [0, 1] of the fit."""
+def rate(schedule: str, progress: float, step: int, warmup: int, final: float = 0.1) -> float:
+    """Return the factor on the learning rate at `progress` in [0, 1] of the fit; "exponential" ends at `final`."""
     ramp = min(1.0, (step + 1) / (warmup + 1))
     if schedule == "constant":
         return ramp
+    if schedule == "exponential":
+        return ramp * final ** min(1.0, progress)
     return ramp * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
