@@ -1,5 +1,6 @@
 """Archives: one .safetensors file with weights and a JSON header. Opening needs no data set and runs no code."""
 
+import functools
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from .settings import from_dict, to_dict
 
 if TYPE_CHECKING:
     from .field import Field
+    from .generalizable import GeneralizableField
 
 FORMAT = 1                          # raised when an older program could misread a newer file
 KEY = "inr_scenes"                  # of safetensors' string-to-string metadata
@@ -19,11 +21,12 @@ CAMERA_TENSORS = ("poses", "focal", "centre", "size")
 ARCHIVE_NAME = "field.safetensors"  # of a run folder
 
 
-def save(field: "Field", path, *, metrics: dict[str, float] | None = None, fit: dict[str, Any] | None = None,
-         dtype: str = "float32") -> Path:
+def save(field: "Field | GeneralizableField", path, *, metrics: dict[str, float] | None = None,
+         fit: dict[str, Any] | None = None, dtype: str = "float32", share: int | None = None) -> Path:
     """Write a field's archive, whole or not at all; returns the path.
 
-    dtype: "float32", or "float16" and "bfloat16" for half the bytes. metrics, fit: facts kept in the header.
+    dtype: "float32", or "float16" and "bfloat16" for half the bytes. metrics, fit: facts kept in the header. share:
+    of a signal encoded by a generalizable model, only the latents in this many bits, with the hash of that model.
     """
     import torch
     from safetensors.torch import save as to_bytes
@@ -35,18 +38,22 @@ def save(field: "Field", path, *, metrics: dict[str, float] | None = None, fit: 
         raise InrError(f"--dtype {dtype!r} is not known: {', '.join(kinds)}.")
     field = field.baked()
     tensors = {}
-    for name, value in field.state_dict().items():
+    for name, value in (field.state_dict() if share is None else {}).items():
         value = value.detach().cpu()
         tensors[f"field.{name}"] = (value.to(kinds[dtype]) if value.is_floating_point() else value).contiguous()
     if field.spec.cameras is not None:
         for name in CAMERA_TENSORS:
             tensors[f"cameras.{name}"] = getattr(field.spec.cameras, name).detach().cpu().contiguous()
-    owner = _owner(plugins, type(field))
+    owner = _owner(plugins, getattr(field, "model", type(field)))
     head = {
         "format": FORMAT, "field": field.name, "plugin": owner.distribution, "plugin_version": owner.version,
         "config": to_dict(field.config), "spec": field.spec.to_json(), "parameters": field.parameter_count,
         "dtype": dtype, "metrics": _finite(metrics or {}), "fit": fit or {},
     }
+    if hasattr(field, "role"):
+        head["role"] = field.role
+    if share is not None:
+        head |= _share(field, share, tensors)
     path = Path(path)
     with atomic(path) as temporary:
         temporary.write_bytes(to_bytes({k: v.clone() for k, v in tensors.items()},
@@ -92,24 +99,26 @@ def header(path) -> dict[str, Any]:
     return head
 
 
-def open(path, *, device: str = "cpu", model=None) -> "Field":
-    """Open an archive as a field in evaluation mode.
+def open(path, *, device: str = "cpu", model=None) -> "Field | GeneralizableField":
+    """Open an archive as a field, or as a generalizable model, in evaluation mode.
 
-    device: "auto" or a torch device. model: the generalizable model that shared latents need. Raises InrError when the
-    file is damaged, its plugin is missing, or its weights do not fit what the header says.
+    device: "auto" or a torch device. model: the generalizable model that shared latents need, or its archive. Raises
+    InrError when the file is damaged, its plugin is missing, its weights do not fit what the header says, or its model
+    is not given or another one.
     """
     import safetensors
     import torch
     from safetensors.torch import load_file
 
     from .device import resolve_device
-    from .plugins import find_field
+    from .generalizable import BoundField
+    from .plugins import find_field, find_model
     from .spec import Spec
 
     head = header(path)
     path = locate(path)
     try:
-        cls = find_field(head["field"])
+        cls = find_model(head["field"]) if head.get("role") else find_field(head["field"])
     except InrError as error:
         raise InrError(f"{path} needs the field {head['field']!r} of plugin {head.get('plugin')} "
                        f"{head.get('plugin_version', '')}. {error}") from None
@@ -118,14 +127,19 @@ def open(path, *, device: str = "cpu", model=None) -> "Field":
     except (KeyError, TypeError, ValueError) as error:
         raise InrError(f"{path} is damaged: its spec does not make sense ({error}).") from None
     config = from_dict(cls.Config, head["config"], f"{path} is damaged")
-    _check_shapes(path, cls, config, spec, head["tensors"])
+    make = functools.partial(BoundField, cls) if head.get("role") == "signal" else cls
+    if head.get("share") is None:
+        _check_shapes(path, make, config, spec, head["tensors"])
     try:
         tensors = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise InrError(f"{path} is damaged ({error}).") from None
     spec = spec.replace(cameras=_cameras(path, tensors))
+    if head.get("share") is not None:
+        field = _open_shared(path, head, tensors, model, cls, config, spec)
+        return field.to(resolve_device(device)).eval().requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
-        field = cls(config, spec)
+        field = make(config, spec)
     state = {name.removeprefix("field."): value for name, value in tensors.items() if name.startswith("field.")}
     _load(path, field, state)
     return field.to(resolve_device(device)).eval().requires_grad_(False)
@@ -139,6 +153,48 @@ def locate(path) -> Path:
             raise InrError(f"{path} is a folder without {ARCHIVE_NAME}.")
         path = path / ARCHIVE_NAME
     return readable(path)
+
+
+def _share(field, bits: int, tensors: dict) -> dict[str, Any]:
+    """Add a bound field's latents in `bits` to `tensors`; return what the header says of them."""
+    from .generalizable import digest, pack
+
+    if getattr(field, "role", "") != "signal":
+        raise InrError("Only a signal encoded by a generalizable model can be shared as latents alone.")
+    for name, value in field.latents.items():
+        tensors[f"share.{name}.codes"], tensors[f"share.{name}.scales"] = pack(value, bits)
+    return {"share": {"bits": bits, "model": digest(field.decoder)},
+            "parameters": sum(value.numel() for value in field.latents.values())}
+
+
+def _open_shared(path, head, tensors, model, cls, config, spec) -> "Field":
+    """Bind shared latents to the model they were made with, and no other."""
+    import torch
+
+    from .generalizable import GeneralizableField, digest, unpack
+
+    if model is None:
+        raise InrError(f"{path} holds latents alone; give the model that encoded it: inr.open(path, model=…), or "
+                       f"--model.")
+    if not isinstance(model, GeneralizableField):
+        place, model = model, open(model)
+        if not isinstance(model, GeneralizableField):
+            raise InrError(f"{place} holds no generalizable model; inr train makes them.")
+    try:
+        bits, wanted = int(head["share"]["bits"]), str(head["share"]["model"])
+    except (KeyError, TypeError, ValueError):
+        raise InrError(f"{path} is damaged: its header does not say which model it needs.") from None
+    if digest(model.decoder) != wanted:
+        raise InrError(f"{path} was encoded by another model than the one given ({wanted[:12]} is needed, "
+                       f"{digest(model.decoder)[:12]} was given).")
+    latents = {}
+    try:
+        for name, shape in cls.latent_shapes(config, spec).items():
+            latents[name] = unpack(tensors[f"share.{name}.codes"], tensors[f"share.{name}.scales"], shape, bits)[None]
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise InrError(f"{path} is damaged: its latents are not whole ({error}).") from None
+    with torch.random.fork_rng(devices=[]):
+        return model.field(latents, spec)
 
 
 def _check_shapes(path, cls, config, spec, shapes) -> None:
@@ -157,7 +213,7 @@ def _check_shapes(path, cls, config, spec, shapes) -> None:
     except InrError:
         raise
     except (RuntimeError, ValueError, TypeError, ZeroDivisionError, OverflowError, MemoryError) as error:
-        raise InrError(f"{path} is damaged: a {cls.name} cannot have this config ({error}).") from None
+        raise InrError(f"{path} is damaged: no such field can have this config ({error}).") from None
     found = {name: shape for name, shape in shapes.items() if name.startswith("field.")}
     if found != expected:
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -195,7 +251,7 @@ def _load(path, field, state) -> None:
 
 
 def _owner(plugins, cls):
-    for item, owner in plugins.host().collect("inr_fields"):
+    for item, owner in plugins.host().collect("inr_fields") + plugins.host().collect("inr_models"):
         if item is cls:
             return owner
     return plugins.Plugin(cls.__module__, "-", "-")

@@ -10,6 +10,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from .field import Field
+    from .generalizable import GeneralizableField
     from .signal import Problem, Signal
 
 hookspec = pluggy.HookspecMarker("inr_scenes")
@@ -46,6 +47,11 @@ class Command:
 @hookspec
 def inr_fields() -> list[type[Field]]:
     """Return the field classes this plugin brings; each has a `name` and a `Config`."""
+
+
+@hookspec
+def inr_models() -> list[type[GeneralizableField]]:
+    """Return generalizable fields, trained on many signals; each has a `name` and a `Config`."""
 
 
 @hookspec

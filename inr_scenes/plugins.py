@@ -96,6 +96,10 @@ class Host:
         """Return all field classes."""
         return [item for item, _ in self.collect("inr_fields")]
 
+    def models(self) -> list[type]:
+        """Return all generalizable field classes."""
+        return [item for item, _ in self.collect("inr_models")]
+
     def signals(self) -> list[type]:
         """Return all signal classes."""
         return [item for item, _ in self.collect("inr_signals")]
@@ -124,6 +128,11 @@ def find_field(name: str) -> type:
     return host().find("inr_fields", "field", name)
 
 
+def find_model(name: str) -> type:
+    """Return the generalizable field class called `name`."""
+    return host().find("inr_models", "generalizable field", name)
+
+
 def find_signal(kind: str) -> type:
     """Return the signal class of a kind."""
     return host().find("inr_signals", "signal type", kind, "kind")
@@ -148,7 +157,7 @@ def find_exporter(kind: str, suffix: str) -> hookspecs.Exporter:
 def conflicts() -> list[str]:
     """Return a line for every field, signal or problem name that two plugins bring."""
     lines = []
-    for hook, attribute in (("inr_fields", "name"), ("inr_signals", "kind"), ("inr_problems", "name")):
+    for hook, attribute in (("inr_fields", "name"), ("inr_models", "name"), ("inr_signals", "kind"), ("inr_problems", "name")):
         seen: dict[str, Plugin] = {}
         for item, owner in host().collect(hook):
             name = getattr(item, attribute)

@@ -22,10 +22,11 @@ FLOORS = [
     {"plugins", "signal"},
     {"field"},
     {"rays", "geometry"},
-    {"siren", "signals", "problems"},
-    {"archive", "evaluate", "export", "mesh"},
+    {"siren", "signals", "problems", "generalizable"},
+    {"archive", "evaluate", "export", "mesh", "regions"},
     {"fit", "exporters", "render"},
-    {"builtin", "api", "track"},
+    {"builtin", "api", "track", "dataset"},
+    {"train", "views"},
     {"cli", "testing", "viewer", "nerfstudio", "__init__", "__main__"},
 ]
 # lazily, inside a function, a verb may reach for a neighbour; what it must not do is import upwards at module level

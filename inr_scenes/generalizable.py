@@ -1,0 +1,283 @@
+"""Generalizable fields: one network trained on many signals; a signal becomes a few latents in one forward pass."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InrError
+from .field import Field, NoConfig, Recipe
+from .signal import Signal
+from .spec import Spec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Latents = dict[str, Tensor]         # each (batch, …): tokens, modulations or weights of signals
+
+
+class Decoder(nn.Module):
+    """Maps coordinates to values given a signal's context: what its latents become once, not once per coordinate."""
+
+    def prepare(self, latents: Latents) -> Latents:
+        """Return the context of each signal: projected keys and values, composed weights."""
+        return latents
+
+    def forward(self, coords: Tensor, context: Latents) -> Tensor:
+        """Map coords (B, n, in), or (1, n, in) shared by all signals, to values (B, n, out)."""
+        raise NotImplementedError(f"{type(self).__name__} must implement forward")
+
+
+class GeneralizableField(nn.Module):
+    """An encoder from signals to latents and a decoder from coordinates and latents to values.
+
+    A subclass gives `name`, `Config`, `make_decoder`, `latent_shapes` and `encode`. `spec` is that of the training
+    signals; other sizes may be encoded where the encoder takes them.
+    """
+
+    name: ClassVar[str]
+    Config: ClassVar[type] = NoConfig
+    kinds: ClassVar[frozenset[str] | None] = None
+    role: ClassVar[str] = "model"           # what an archive says it holds
+
+    def __init__(self, config, spec: Spec):
+        super().__init__()
+        if self.kinds is not None and spec.kind not in self.kinds:
+            raise InrError(f"{self.name} does not support signals of kind {spec.kind!r} "
+                           f"(it supports {', '.join(sorted(self.kinds))}).")
+        self.config, self.spec = config, template(spec)
+        self.decoder = self.make_decoder(config, spec)
+
+    @classmethod
+    def make_decoder(cls, config, spec: Spec) -> Decoder:
+        """Return the decoder alone, which is all that an encoded signal needs."""
+        raise NotImplementedError(f"{cls.__name__} must implement make_decoder")
+
+    @classmethod
+    def latent_shapes(cls, config, spec: Spec) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each of one signal's latents."""
+        raise NotImplementedError(f"{cls.__name__} must implement latent_shapes")
+
+    def encode(self, signals: Sequence[Signal]) -> Latents:
+        """Return the latents of signals of one shape, batch first. A light field is encoded from all views it holds."""
+        raise NotImplementedError(f"{type(self).__name__} must implement encode")
+
+    def stored(self, coords: Tensor) -> Tensor:
+        """Refuse: a model of many signals is no field before one of them has been encoded."""
+        raise InrError(f"This is a {self.name} model of many signals, not one signal. Encode one: "
+                       f"inr encode MODEL SIGNAL -o OUT.safetensors")
+
+    def decode(self, coords: Tensor, latents: Latents) -> Tensor:
+        """Map coords (B, n, in), or (1, n, in) shared by all, to values (B, n, out) in the network's range."""
+        return self.decoder(coords, self.decoder.prepare(latents))
+
+    def field(self, latents: Latents, spec: Spec, item: int = 0) -> "BoundField":
+        """Return one signal's latents bound to a copy of the decoder: an ordinary field, archive and all."""
+        bound = BoundField(type(self), self.config, spec)
+        bound.decoder.load_state_dict(self.decoder.state_dict())
+        with torch.no_grad():
+            for name, value in bound.latents.items():
+                value.copy_(latents[name][item])
+        return bound.to(self.device).eval()
+
+    def training_latents(self, signals: Sequence[Signal], numbers: Tensor) -> Latents:
+        """Return latents of training signals; `numbers` are their places in the set (an auto-decoder looks them up)."""
+        return self.encode(signals)
+
+    def enrol(self, count: int) -> None:
+        """Learn how many training signals there are, before a training."""
+
+    def penalty(self, latents: Latents) -> Tensor | float:
+        """Return a regulariser added to the data term."""
+        return 0.0
+
+    @classmethod
+    def suggest(cls, signal: Signal, preset: str) -> Recipe:
+        """Return settings for a set of signals like this one: changes to Config and to TrainConfig."""
+        return Recipe()
+
+    @classmethod
+    def presets(cls) -> tuple[str, ...]:
+        """Names `suggest` understands."""
+        return ("fast", "published")
+
+    def baked(self) -> "GeneralizableField":
+        """Return what is saved."""
+        return self
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(self.parameters()).device
+
+
+class BoundField(Field):
+    """One signal's latents with the decoder they belong to: pointwise like every field.
+
+    While no gradients are asked for, the context is computed once and kept until a weight or a latent changes.
+    """
+
+    name = "bound"
+    role = "signal"
+
+    def __init__(self, model: type[GeneralizableField], config, spec: Spec):
+        super().__init__(config, spec)
+        self.model, self.name = model, model.name
+        self.decoder = model.make_decoder(config, spec)
+        self.latents = nn.ParameterDict({name: nn.Parameter(torch.zeros(shape))
+                                         for name, shape in model.latent_shapes(config, spec).items()})
+        self._context: tuple[Any, Latents] | None = None
+
+    def context(self) -> Latents:
+        """Return the decoder's context of these latents, as a batch of one."""
+        latents = {name: value[None] for name, value in self.latents.items()}
+        if torch.is_grad_enabled():
+            return self.decoder.prepare(latents)
+        state = tuple((p.data_ptr(), p._version) for p in self.parameters())
+        state += (torch.is_autocast_enabled(self.device.type),)
+        if self._context is None or self._context[0] != state:
+            self._context = (state, self.decoder.prepare(latents))
+        return self._context[1]
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Map coords (..., in) to values (..., out)."""
+        values = self.decoder(coords.reshape(1, -1, coords.shape[-1]), self.context())
+        return values.reshape(*coords.shape[:-1], -1)
+
+    def tune(self, what: str) -> "BoundField":
+        """Choose what a fit changes: "latents" (the decoder stays) or "all"; returns self."""
+        if what not in ("latents", "all"):
+            raise InrError(f"--tune {what!r} is not known: latents or all.")
+        self.requires_grad_(True)
+        self.decoder.requires_grad_(what == "all")
+        return self
+
+    def without(self, name: str, token: int) -> "BoundField":
+        """Return a copy with one token of the latent `name` replaced by zero."""
+        other = BoundField(self.model, self.config, self.spec).to(self.device)
+        other.load_state_dict(self.state_dict())
+        with torch.no_grad():
+            other.latents[name][token] = 0
+        return other.eval()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the latents live."""
+        return next(iter(self.latents.values())).device
+
+
+def template(spec: Spec) -> Spec:
+    """Return a spec as that of any signal of a set: without a light field's own cameras, with the size of its views."""
+    if spec.cameras is None:
+        return spec
+    return spec.replace(cameras=None, meta={**spec.meta, "view_shape": spec.cameras.size[0].tolist()})
+
+
+class Views(Signal):
+    """Some views of a light field as a signal of their own: what few-shot encoding looks at."""
+
+    kind = "lightfield"
+
+    def __init__(self, signal: Signal, views: Sequence[int]):
+        cameras = signal.spec.cameras
+        views = torch.as_tensor(list(views))
+        if not len(views) or int(views.max()) >= len(cameras) or int(views.min()) < 0:
+            raise InrError(f"{signal.name} has the views 0 to {len(cameras) - 1}; {views.tolist()} cannot be taken.")
+        sizes = cameras.size.prod(-1)
+        ends = sizes.cumsum(0)
+        self.index = torch.cat([torch.arange(int(ends[v] - sizes[v]), int(ends[v])) for v in views]).to(signal.device)
+        self.spec, self.whole, self.name = signal.spec.replace(cameras=cameras[views]), signal, signal.name
+
+    def sample(self, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return rays (n, 6) and values (n, out) of the chosen views."""
+        return self.whole.sample(self.index[index], generator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the measurements live."""
+        return self.whole.device
+
+
+def grids(signals: Sequence[Signal]) -> Tensor:
+    """Return the values of signals on grids of one shape, (B, *shape, out), in the network's range."""
+    first = signals[0].spec
+    for signal in signals:
+        if signal.spec.shape != first.shape or signal.spec.out_features != first.out_features:
+            raise InrError(f"{signal.name} is {signal.spec.shape} with {signal.spec.out_features} channels, "
+                           f"{signals[0].name} is {first.shape} with {first.out_features}: a batch needs one size. "
+                           f"Images: give --size and --mode.")
+    return torch.stack([signal.spec.values.to_net(signal.array()) for signal in signals])
+
+
+def posed_views(signals: Sequence[Signal]) -> Tensor:
+    """Return every pixel's values and ray, (B, views, height, width, out + in), of light fields of one size."""
+    batch = []
+    for signal in signals:
+        sizes = signal.spec.cameras.size
+        if (sizes != sizes[0]).any():
+            raise InrError(f"The views of {signal.name} differ in size; few-shot encoding needs one size.")
+        rays, values = signal.sample(torch.arange(signal.spec.size, device=signal.device))
+        height, width = sizes[0].tolist()
+        batch.append(torch.cat([values, rays], -1).reshape(len(sizes), height, width, -1))
+    if len({part.shape for part in batch}) > 1:
+        raise InrError("The light fields of a batch differ in size or number of views; give one size.")
+    return torch.stack(batch)
+
+
+def digest(decoder: nn.Module) -> str:
+    """Return the SHA-256 of a decoder's weights: what latents stored alone must be decoded with."""
+    total = hashlib.sha256()
+    for name, value in sorted(decoder.state_dict().items()):
+        total.update(name.encode())
+        total.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    return total.hexdigest()
+
+
+def pack(values: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Quantise (..., features) to `bits` ≤ 8 per number; return the packed codes (bytes,) and scales (2, features).
+
+    Each feature is quantised uniformly between its least and its greatest value over the other dimensions.
+    """
+    import numpy as np
+
+    if not 1 <= bits <= 8:
+        raise InrError(f"--bits {bits} is not possible: 1 to 8.")
+    flat = values.detach().float().cpu().reshape(-1, values.shape[-1])
+    low, high = flat.amin(0), flat.amax(0)
+    step = ((high - low) / (2**bits - 1)).clamp_min(torch.finfo(torch.float32).tiny)
+    codes = ((flat - low) / step).round().clamp(0, 2**bits - 1).to(torch.uint8).numpy()
+    planes = np.unpackbits(codes.reshape(-1, 1), axis=1)[:, 8 - bits:]
+    return torch.from_numpy(np.packbits(planes.ravel())), torch.stack([low, step])
+
+
+def unpack(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: int) -> Tensor:
+    """Return the numbers that `pack` quantised, (*shape) float32."""
+    import math
+
+    import numpy as np
+
+    count = math.prod(shape)
+    planes = np.unpackbits(codes.numpy(), count=count * bits).reshape(count, bits)
+    weights = 2 ** np.arange(bits - 1, -1, -1)
+    whole = torch.from_numpy((planes * weights).sum(1).astype(np.float32)).reshape(-1, shape[-1])
+    return (whole * scales[1] + scales[0]).reshape(*shape)
+
+
+def build_model(cls: type[GeneralizableField], spec: Spec, changes: "Mapping[str, Any] | None" = None,
+                seed: int = 0) -> GeneralizableField:
+    """Construct a generalizable field; `changes` override its Config's defaults, `seed` repeats its initialisation."""
+    known = {f.name for f in dataclasses.fields(cls.Config)}
+    unknown = set(changes or {}) - known
+    if unknown:
+        raise InrError(f"{cls.name} has no option {min(unknown)!r}; it has {', '.join(sorted(known))}.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return cls(cls.Config(**(changes or {})), spec)
