@@ -89,13 +89,17 @@ class Field(nn.Module):
         """Return metrics of the field's own making, added to the signal's by `inr eval`."""
         return {}
 
-    def crop(self, box) -> "Field":
-        """Return a smaller field of the part of the signal in `box`, weights really removed."""
+    def crop(self, box=None, *, keep=None, drop=None) -> "Field":
+        """Return a smaller field of the part of the signal in `box`, or of some blocks, weights really removed."""
         raise InrError(f"{self.name} has no local parts, so it cannot be cropped; the lg- fields can.")
 
-    def extend(self, spec: Spec) -> "Field":
-        """Return a larger field covering `spec`, the old region unchanged."""
+    def extend(self, spec: Spec, start: str = "neighbour") -> "Field":
+        """Return a larger field covering `spec`, the old region unchanged; start: how new parts begin."""
         raise InrError(f"{self.name} has no local parts, so it cannot be extended; the lg- fields can.")
+
+    def merge(self, other: "Field") -> "Field":
+        """Return one field of this and a neighbouring region that shares its global part."""
+        raise InrError(f"{self.name} has no local parts, so it cannot be merged; the lg- fields can.")
 
     @property
     def parameter_count(self) -> int:

@@ -154,3 +154,13 @@ class GridSignal(Signal):
     def array(self) -> Tensor:
         """Return all stored values, (*shape, out) float32."""
         return self.stored(slice(None)).reshape(*self.spec.shape, -1)
+
+    def metrics(self, field) -> dict[str, float]:
+        """PSNR over every sample."""
+        return self.probe(field, samples=len(self))
+
+    def part(self, spec: Spec, axis: int, where: slice) -> "GridSignal":
+        """Return the samples `where` along one axis as a plain grid signal on `spec`, which gives their places."""
+        index = (slice(None),) * axis + (where,)
+        data = self.data.reshape(*self.spec.shape, -1)[index].reshape(-1, self.spec.out_features)
+        return GridSignal(spec, data.contiguous(), self.gain, self.name)

@@ -1,0 +1,42 @@
+"""inr crop ARCHIVE OUT: keep part of the signal and of the weights."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InrError
+from .common import Output, parse
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What to keep."""
+
+    archive: str
+    """Archive, or the run folder that holds one."""
+    output: str
+    """Archive to write."""
+    box: tuple[float, ...] | None = None
+    """Half-open box LOW… HIGH… in tensor order and the signal's own units (shapes: world x y z)."""
+    keep: tuple[int, ...] | None = None
+    """Blocks to keep, counted row by row."""
+    drop: tuple[int, ...] | None = None
+    """Blocks to drop, counted row by row."""
+
+
+def run(arguments: list[str]) -> dict[str, Any]:
+    """Keep part of the signal: the weights of all other parts are removed, what is kept stays exactly as it is."""
+    from ..archive import header, open, save
+    from ..units import index_box, own_box
+
+    options = parse((Crop, Output), arguments, prog="crop", description=run.__doc__,
+                    positional=("archive", "output"))[Crop]
+    if options.box is None and options.keep is None and options.drop is None:
+        raise InrError("say what to keep: --box LOW… HIGH…, or --keep or --drop with block numbers.")
+    field = open(options.archive)
+    before = header(options.archive)
+    box = index_box(field.spec, options.box) if options.box is not None else None
+    small = field.crop(box, keep=options.keep, drop=options.drop)
+    path = save(small, options.output, fit=before.get("fit"))
+    return {"output": str(path), "parameters": small.parameter_count, "bytes": path.stat().st_size,
+            "shape": [*small.spec.shape, small.spec.out_features], "box": own_box(small.spec),
+            "kept": path.stat().st_size / before["bytes"]}

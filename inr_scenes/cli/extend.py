@@ -1,0 +1,65 @@
+"""inr extend ARCHIVE SIGNAL OUT --side …: grow an encoded signal by new local parts."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InrError
+from .common import Output, note, parse
+from .fit import flags, values
+from .run import budget
+
+
+@dataclass(frozen=True)
+class Extend:
+    """What to add where."""
+
+    archive: str
+    """Archive, or the run folder that holds one."""
+    signal: str
+    """File of the new part, or of the whole with the new part in it."""
+    output: str
+    """Archive to write."""
+    side: str = "right"
+    """Where the new part lies: right left below above; after before (frames, seconds); +x -x +y -y +z -z (shapes)."""
+    contains: str = "auto"
+    """What SIGNAL holds: new (the new part alone), whole (the old part too), or auto."""
+    start: str = "neighbour"
+    """How new networks begin: neighbour (a copy of the nearest block's) or fresh."""
+
+
+def run(arguments: list[str]) -> dict[str, Any]:
+    """Grow an encoded signal: new local networks are trained on the new part alone, everything old stays as it is."""
+    from ..archive import header, locate, open, save
+    from ..fit import FitConfig, fit
+    from ..plugins import find_signal
+    from ..regions import new_part, side_of
+
+    loose = [a for a in arguments if not a.startswith("-")]
+    kind = header(loose[0])["spec"]["kind"] if loose else None
+    cls = find_signal(kind) if kind else None
+    parts = (Extend, FitConfig, Output, *((cls.Options,) if cls else ()))
+    positional = ("archive", "signal", "output")
+    first = parse(parts, arguments, prog="extend", description=run.__doc__, positional=positional)
+    options = first[Extend]
+    field = open(options.archive)
+    side_of(field.spec, options.side)
+    if options.start not in ("neighbour", "fresh"):
+        raise InrError(f"--start {options.start!r} is not known: neighbour or fresh.")
+    signal = cls.load(Path(options.signal).expanduser(), **values(first[cls.Options]))
+    larger, part, read = new_part(field, signal, options.side, options.contains)
+    if options.contains == "auto":
+        note(f"{options.signal} is taken to hold the {read} {'part alone' if read == 'new' else 'signal'}; "
+             f"--contains says otherwise.")
+    big = field.extend(larger, options.start)
+    recipe = type(big).suggest(part, "fast").fit
+    config = parse(parts, arguments, prog="extend", description=run.__doc__, positional=positional,
+                   defaults=budget(recipe, flags(arguments)))[FitConfig]
+    result = fit(big, part, config)
+    whole = result.field.baked()
+    metrics = {f"{name}_new": value for name, value in part.metrics(whole).items()}
+    path = save(whole, options.output, metrics=metrics, fit={"step": result.steps, "seconds": result.seconds})
+    return {"output": str(path), "parameters": whole.parameter_count, "bytes": path.stat().st_size,
+            "shape": [*whole.spec.shape, whole.spec.out_features], "steps": result.steps,
+            "seconds": round(result.seconds, 3), "metrics": metrics,
+            "grew_by": path.stat().st_size / locate(options.archive).stat().st_size}

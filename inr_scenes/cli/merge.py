@@ -1,0 +1,30 @@
+"""inr merge ARCHIVE ARCHIVE OUT: join two archives of neighbouring regions."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from .common import Output, parse
+
+
+@dataclass(frozen=True)
+class Merge:
+    """What to join."""
+
+    first: str
+    """Archive of one region."""
+    second: str
+    """Archive of another region that shares its global network."""
+    output: str
+    """Archive to write."""
+
+
+def run(arguments: list[str]) -> dict[str, Any]:
+    """Join two archives of neighbouring regions that share one global network, as parts cropped from one archive do."""
+    from ..archive import open, save
+
+    options = parse((Merge, Output), arguments, prog="merge", description=run.__doc__,
+                    positional=("first", "second", "output"))[Merge]
+    whole = open(options.first).merge(open(options.second))
+    path = save(whole, options.output)
+    return {"output": str(path), "parameters": whole.parameter_count, "bytes": path.stat().st_size,
+            "shape": [*whole.spec.shape, whole.spec.out_features]}
