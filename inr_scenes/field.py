@@ -97,7 +97,7 @@ class Field(nn.Module):
         """Return a larger field covering `spec`, the old region unchanged; start: how new parts begin."""
         raise InrError(f"{self.name} has no local parts, so it cannot be extended; the lg- fields can.")
 
-    def merge(self, other: "Field") -> "Field":
+    def joined(self, other: "Field") -> "Field":
         """Return one field of this and a neighbouring region that shares its global part."""
         raise InrError(f"{self.name} has no local parts, so it cannot be merged; the lg- fields can.")
 

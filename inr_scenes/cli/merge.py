@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
     options = parse((Merge, Output), arguments, prog="merge", description=run.__doc__,
                     positional=("first", "second", "output"))[Merge]
-    whole = open(options.first).merge(open(options.second))
+    whole = open(options.first).joined(open(options.second))
     path = save(whole, options.output)
     return {"output": str(path), "parameters": whole.parameter_count, "bytes": path.stat().st_size,
             "shape": [*whole.spec.shape, whole.spec.out_features]}
