@@ -85,6 +85,10 @@ class Field(nn.Module):
         """Return a regulariser added to the data term."""
         return 0.0
 
+    def notes(self) -> list[str]:
+        """Return lines worth telling whoever fits this field."""
+        return []
+
     def diagnose(self, signal: Signal) -> dict[str, float]:
         """Return metrics of the field's own making, added to the signal's by `inr eval`."""
         return {}

@@ -150,6 +150,8 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
             diverged = error
         if last is not None and not stopped and not diverged:
             run.save_state(last.state())
+    for line in field.notes():
+        note(line)
     round_weights(field, run.options.dtype)
     field.eval()
     metrics = {} if stopped else signal.metrics(field)
