@@ -31,6 +31,10 @@ class Cameras:
         """Return the cameras at `index` (a slice, or a list or tensor of indices), as a batch."""
         return Cameras(self.poses[index], self.focal[index], self.centre[index], self.size[index])
 
+    def to(self, device) -> "Cameras":
+        """Return the cameras on a device."""
+        return Cameras(*(part.to(device) for part in (self.poses, self.focal, self.centre, self.size)))
+
     def resized(self, height: int, width: int) -> "Cameras":
         """Return the same cameras with images of another size, the field of view kept."""
         scale = torch.tensor([width, height]) / self.size.flip(-1)
@@ -113,7 +117,7 @@ def spiral(cameras: Cameras, target: Tensor, frames: int = 120, rounds: float = 
 
     The spiral keeps to 80 % of the cameras' spread, so every view lies between observed ones.
     """
-    mean = _average(cameras.poses)
+    mean = average_pose(cameras.poses)
     local = (cameras.poses[:, :, 3] - mean[:, 3]) @ mean[:, :3]
     spread = 0.8 * local.abs().amax(0)
     t = torch.arange(frames) / frames
@@ -160,10 +164,12 @@ def read_path(path: Path, to_scene: Tensor | None = None) -> tuple[Cameras, floa
 def _like(cameras: Cameras, poses: Tensor) -> Cameras:
     """Cameras at `poses` with the first camera's lens and size."""
     n = len(poses)
-    return Cameras(poses, cameras.focal[:1].expand(n, 2), cameras.centre[:1].expand(n, 2), cameras.size[:1].expand(n, 2))
+    focal, centre, size = (part[:1].expand(n, 2) for part in (cameras.focal, cameras.centre, cameras.size))
+    return Cameras(poses, focal, centre, size)
 
 
-def _average(poses: Tensor) -> Tensor:
+def average_pose(poses: Tensor) -> Tensor:
+    """Return the mean position and the rotation nearest to the mean of all, (3, 4), of poses (n, 3, 4)."""
     u, _, v = torch.linalg.svd(poses[:, :, :3].mean(0))
     rotation = u @ torch.diag(torch.tensor([1.0, 1.0, float(torch.linalg.det(u @ v).sign())])) @ v
     return torch.cat([rotation, poses[:, :, 3].mean(0)[:, None]], -1)

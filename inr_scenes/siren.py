@@ -60,13 +60,15 @@ class Siren(Field):
         """Frequency factor of the hidden layers."""
         first_omega_0: float = 30.0
         """Frequency factor of the first layer: 30, and 3000 for sound on [-1, 1]."""
-        ray_points: int = 0
-        """Light fields: see this many points on the ray inside the scene's sphere; 0: the Plücker coordinates."""
+        rays: str = "pluecker"
+        """Light fields: a ray as its "pluecker" coordinates, "points" on it, crossings with two "planes", or "auto"."""
+        ray_points: int = 8
+        """How many points on the ray, inside the scene's sphere."""
 
     def __init__(self, config: Config, spec: Spec):
         super().__init__(config, spec)
         width, omega = config.hidden_features, config.omega_0
-        self.rays, in_features = ray_features(spec.in_features, spec.kind, config.ray_points)
+        self.rays, in_features = ray_features(spec, config.rays, config.ray_points)
         self.layers = nn.Sequential(
             SineLayer(in_features, width, config.first_omega_0, first=True),
             *(SineLayer(width, width, omega) for _ in range(config.hidden_layers)),
