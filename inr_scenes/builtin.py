@@ -11,6 +11,7 @@ COMMANDS = {
     "extend": "grow an encoded signal by new local parts",
     "merge": "join two archives of neighbouring regions",
     "eval": "metrics of an archive against a reference",
+    "view": "look at a shape or a light field in the browser",
     "info": "what an archive holds, from its header alone",
     "list": "installed fields, signals, problems and exporters",
     "plugins": "installed plugins, and those that failed to load",

@@ -1,0 +1,86 @@
+"""crop, extend and merge through the command line, on fields with local parts."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import inr_scenes
+from inr_scenes.errors import InrError
+from inr_scenes.regions import grown, side_of
+from inr_scenes.testing import small_signal
+
+pytest.importorskip("inr_local_global")
+LOCAL = ("--partitions", "3", "4", "--local-features", "8", "--global-features", "12", "--hidden-layers", "1")
+
+
+@pytest.fixture
+def photo(tmp_path):
+    y, x = np.mgrid[0:30, 0:40]
+    picture = np.stack([x * 6, y * 8, 120 + 60 * np.sin(x / 5)], -1).astype(np.uint8)
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    Image.fromarray(picture[:, :20]).save(tmp_path / "left.png")
+    Image.fromarray(picture[:, 20:]).save(tmp_path / "right.png")
+    return picture
+
+
+def result(outcome) -> dict:
+    status, out, err = outcome
+    assert status == 0, err
+    return json.loads(out)
+
+
+def test_crop_and_merge_are_exact(inr, photo, tmp_path):
+    result(inr("fit", "lg-siren", "photo.png", "-o", "run", "--steps", "60", *LOCAL, "--json"))
+    left = result(inr("crop", "run", "left.safetensors", "--box", "0", "0", "30", "20", "--json"))
+    assert left["shape"] == [30, 20, 3] and left["kept"] < 0.75
+    result(inr("crop", "run", "right.safetensors", "--box", "0", "20", "30", "40", "--json"))
+    whole, part = inr_scenes.open("run"), inr_scenes.open("left.safetensors")
+    coords = part.spec.coords(torch.arange(part.spec.size))
+    with torch.no_grad():
+        assert (whole(coords) - part(coords)).abs().max() < 1e-6
+    again = result(inr("crop", "left.safetensors", "part.safetensors", "--box", "5", "10", "25", "40", "--json"))
+    assert again["box"] == [5, 10, 25, 20]
+    result(inr("merge", "left.safetensors", "right.safetensors", "merged.safetensors", "--json"))
+    with torch.no_grad():
+        everywhere = whole.spec.coords(torch.arange(whole.spec.size))
+        assert torch.equal(inr_scenes.open("merged.safetensors")(everywhere), whole(everywhere))
+    inr("export", "part.safetensors", "part.png")
+    assert Image.open("part.png").size == (10, 20)
+
+
+@pytest.mark.parametrize("file, read", [("photo.png", "whole"), ("right.png", "new")])
+def test_extend_leaves_the_old_region_alone(inr, photo, file, read):
+    result(inr("fit", "lg-siren", "left.png", "-o", "run", "--steps", "300", "--lr", "3e-3", "--partitions", "3", "2",
+               "--local-features", "8", "--global-features", "12", "--hidden-layers", "1", "--json"))
+    status, out, err = inr("extend", "run", file, "big.safetensors", "--side", "right", "--steps", "300", "--lr", "3e-3",
+                           "--json")
+    assert status == 0, err
+    assert f"hold the {read}" in err
+    facts = json.loads(out)
+    assert facts["shape"] == [30, 40, 3] and facts["metrics"]["psnr_new"] > 25
+    old, big = inr_scenes.open("run"), inr_scenes.open("big.safetensors")
+    coords = old.spec.coords(torch.arange(old.spec.size))
+    with torch.no_grad():
+        assert torch.equal(old(coords), big(coords))
+
+
+def test_sides():
+    spec = small_signal("image").spec
+    larger, box = grown(spec, "above", 5)
+    assert larger.box == ((-5, 24), (0, 20)) and box == ((-5, 0), (0, 20))
+    assert torch.equal(larger.cropped(spec.box).coords(torch.arange(9)), spec.coords(torch.arange(9)))
+    with pytest.raises(InrError, match="Did you mean right"):
+        side_of(spec, "rigth")
+
+
+def test_what_cannot_be(inr, photo):
+    inr("fit", "siren", "photo.png", "-o", "plain", "--steps", "1", "--hidden-features", "8")
+    for arguments, message in ((("crop", "plain", "x.safetensors", "--box", "0", "0", "9", "9"), "lg- fields"),
+                               (("crop", "plain", "x.safetensors"), "say what to keep"),
+                               (("crop", "plain", "x.safetensors", "--box", "50", "0", "60", "9"), "holds no sample"),
+                               (("extend", "plain", "photo.png", "x.safetensors", "--side", "after"), "no side")):
+        status, _, err = inr(*arguments)
+        assert status == 1 and message in err, err
