@@ -40,7 +40,7 @@ class PatchTokens(nn.Module):
         shape = spec.meta["view_shape"] if views else spec.shape
         channels = spec.out_features + (spec.in_features if views else 0)
         self.linear = nn.Linear(patch ** len(shape) * channels, width)
-        self.places = nn.Parameter(torch.randn(*(-(-size // patch) for size in shape), width) * 0.02)
+        self.places = nn.Parameter(torch.randn(*(-(-size // patch) for size in shape), width))
 
     def forward(self, grid: Tensor) -> Tensor:
         """Map (B, *shape, C), or (B, views, *shape, C), to tokens (B, n, width)."""
@@ -86,7 +86,7 @@ class TokenEncoder(nn.Module):
     def __init__(self, config, spec: Spec, tokens: int):
         super().__init__()
         self.patches = PatchTokens(spec, config.patch, config.width)
-        self.tokens = nn.Parameter(torch.randn(tokens, config.width) * 0.02)
+        self.tokens = nn.Parameter(torch.randn(tokens, config.width))
         self.blocks = nn.Sequential(*(Block(config.width, config.heads, config.head_features)
                                       for _ in range(config.blocks)))
 

@@ -1,0 +1,252 @@
+"""Sets of signals: a folder decoded once into one file that is mapped, so that a set may be larger than memory."""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .camera import Cameras
+from .errors import InrError
+from .metrics import psnr
+from .settings import to_dict
+from .signal import GridSignal, Signal
+from .spec import Spec
+
+LAYOUT = 1                          # of the cache; another number is another cache
+
+
+class RaySignal(Signal):
+    """A light field out of a set: rays and values as they were decoded, mapped from the cache."""
+
+    kind = "lightfield"
+
+    def __init__(self, spec: Spec, rays: Tensor, data: Tensor, gain: float, name: str):
+        self.spec, self.rays, self.data, self.gain, self.name = spec, rays, data, gain, name
+
+    def sample(self, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return rays (n, 6) and values (n, out) in the network's range."""
+        return self.rays[index], self.spec.values.to_net(self.data[index].float() * self.gain)
+
+    def metrics(self, field) -> dict[str, float]:
+        """PSNR as the mean over views of each view's."""
+        at, scores = 0, []
+        for count in self.spec.cameras.size.prod(-1).tolist():
+            rays, values = self.sample(torch.arange(at, at + count))
+            with torch.no_grad():
+                error = (field(rays.to(next(field.parameters()).device)).float().cpu() - values).double()
+            scores.append(psnr(error.square().mean().item() * self.spec.values.scale**2))
+            at += count
+        return {"psnr": sum(scores) / len(scores)}
+
+
+@dataclass(frozen=True)
+class SignalSet:
+    """Signals of one kind and size, each built from the mapped file when it is asked for.
+
+    specs: one a signal · data: (signals, samples, out) raw values, stored = raw · gain · rays: (signals, samples, 6) of
+    light fields · skipped: files that could not be read, with the reason.
+    """
+
+    names: tuple[str, ...]
+    specs: tuple[Spec, ...]
+    data: np.ndarray
+    rays: np.ndarray | None
+    gain: float
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, i: int) -> Signal:
+        """Return signal i, read from the file now."""
+        data = torch.from_numpy(np.array(self.data[i]))
+        if self.rays is not None:
+            return RaySignal(self.specs[i], torch.from_numpy(np.array(self.rays[i])), data, self.gain, self.names[i])
+        return GridSignal(self.specs[i], data, self.gain, self.names[i])
+
+    @property
+    def spec(self) -> Spec:
+        """The first signal's spec, which stands for all."""
+        return self.specs[0]
+
+    def part(self, numbers: Sequence[int]) -> "Subset":
+        """Return some of the signals as a set of their own."""
+        return Subset(self, tuple(int(n) for n in numbers))
+
+    def split(self, held_out: int, seed: int = 0) -> tuple["Subset", "Subset"]:
+        """Return (the rest, `held_out` signals chosen by `seed`); at least one stays for training."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
+        held_out = max(0, min(held_out, len(self) - 1))
+        return self.part(sorted(order[held_out:])), self.part(sorted(order[:held_out]))
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Some signals of a set."""
+
+    whole: SignalSet
+    numbers: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, i: int) -> Signal:
+        return self.whole[self.numbers[i]]
+
+    def __iter__(self) -> Iterator[Signal]:
+        return (self[i] for i in range(len(self)))
+
+    @property
+    def spec(self) -> Spec:
+        """The whole set's spec."""
+        return self.whole.spec
+
+
+def open_set(folder, *, kind: str | None = None, options: Mapping[str, Any] | None = None, on_error: str = "skip",
+             workers: int = 0, cache=None) -> SignalSet:
+    """Return the signals of a folder: files of one kind, or sub-folders of posed views.
+
+    Each is decoded once, in `workers` processes, into a file under `cache` (the user's by default), from which later
+    runs read. on_error: "skip" names a file that cannot be read in a warning and goes on, "stop" raises.
+    """
+    if on_error not in ("skip", "stop"):
+        raise InrError(f"--on-error {on_error!r} is not known: skip or stop.")
+    cls, paths = members(folder, kind)
+    settings = cls.Options(**(options or {}))
+    target = _cache(cache) / f"{Path(folder).resolve().name}-{_key(cls, settings, paths)}"
+    if not (target / "index.json").is_file():
+        _decode_all(cls, settings, paths, target, on_error, workers)
+    found = _read(target)
+    for line in found.skipped:
+        if on_error == "stop":
+            raise InrError(f"{line} Take it away, or use --on-error skip.")
+        warnings.warn(f"left out: {line}", stacklevel=2)
+    return found
+
+
+def members(folder, kind: str | None = None) -> tuple[type[Signal], list[Path]]:
+    """Return the signal class and the paths of a set: the kind that most of the folder's entries are."""
+    from .plugins import find_signal, host
+
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise InrError(f"{folder} is no folder. A set is a folder of signals of one kind.")
+    entries = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    classes = [find_signal(kind)] if kind else host().signals()
+    found = {cls: [p for p in entries if cls.accepts(p)] for cls in classes}
+    cls = max(found, key=lambda c: len(found[c]), default=None)
+    if cls is None or not found[cls]:
+        raise InrError(f"{folder} holds no signals{f' of kind {kind}' if kind else ''}.")
+    return cls, found[cls]
+
+
+def _key(cls, settings, paths: Sequence[Path]) -> str:
+    facts = [LAYOUT, cls.kind, to_dict(settings), str(paths[0].parent.resolve())]
+    facts += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
+
+def _cache(cache) -> Path:
+    if cache is not None:
+        return Path(cache).expanduser()
+    import pooch
+    return Path(pooch.os_cache("inr_scenes")) / "sets"
+
+
+def _decode(cls, settings, path: Path) -> dict[str, Any] | str:
+    """Read one signal into plain arrays; or return the line that says why it cannot be read."""
+    values = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
+    try:
+        signal = cls.load(path, **values)
+    except InrError as error:
+        return str(error)
+    found = {"name": signal.name, "spec": signal.spec.to_json(), "gain": getattr(signal, "gain", 1.0)}
+    if isinstance(signal, GridSignal):
+        return found | {"data": signal.data.numpy()}
+    cameras = signal.spec.cameras
+    if cameras is None:
+        return f"{path} is of kind {signal.kind!r}, whose sets cannot be trained on."
+    rays, net = signal.sample(torch.arange(len(signal)))
+    stored = signal.spec.values.to_stored(net)
+    return found | {"rays": rays.numpy(), "data": (stored.clamp(0, 1) * 255).round().to(torch.uint8).numpy(),
+                    "gain": 1 / 255,
+                    "cameras": {k: getattr(cameras, k).numpy() for k in ("poses", "focal", "centre", "size")}}
+
+
+def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int) -> None:
+    """Decode a set into a folder that appears whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        kept, skipped, files = [], [], {}
+        for path, found in zip(paths, _decoded(cls, settings, paths, workers)):
+            shape = None if isinstance(found, str) else found["data"].shape
+            if shape is not None and kept and shape != kept[0]["shape"]:
+                size = kept[0]["spec"]
+                found = (f"{path} has another size than {kept[0]['name']} "
+                         f"({[a['count'] for a in found['spec']['axes']]} and {[a['count'] for a in size['axes']]}); "
+                         f"a set needs one: give --size HEIGHT WIDTH and --mode rgb.")
+            if isinstance(found, str):
+                if on_error == "stop":
+                    raise InrError(found)
+                skipped.append(found)
+                continue
+            for key in ("data", "rays"):
+                if key in found:
+                    if key not in files:
+                        files[key] = (place / key).open("wb")
+                    files[key].write(np.ascontiguousarray(found[key]).tobytes())
+            kept.append({"name": found["name"], "spec": found["spec"], "gain": found["gain"], "shape": shape,
+                         "dtype": str(found["data"].dtype),
+                         "cameras": {k: v.tolist() for k, v in found.get("cameras", {}).items()}})
+        for file in files.values():
+            file.close()
+        if not kept:
+            raise InrError(f"None of {len(paths)} signals could be read. The first: {skipped[0]}")
+        (place / "index.json").write_text(json.dumps({"signals": kept, "skipped": skipped}))
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(place, target)
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _decoded(cls, settings, paths, workers: int) -> Iterator[dict[str, Any] | str]:
+    if workers <= 0:
+        yield from (_decode(cls, settings, path) for path in paths)
+        return
+    import multiprocessing
+
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        for low in range(0, len(paths), 64 * workers):      # so that no more than this waits in memory
+            part = paths[low:low + 64 * workers]
+            yield from pool.map(_decode, [cls] * len(part), [settings] * len(part), part, chunksize=8)
+
+
+def _read(target: Path) -> SignalSet:
+    index = json.loads((target / "index.json").read_text())
+    signals = index["signals"]
+    shape = (len(signals), *signals[0]["shape"])
+    data = np.memmap(target / "data", signals[0]["dtype"], "r", shape=shape)
+    rays = None
+    if (target / "rays").is_file():
+        rays = np.memmap(target / "rays", np.float32, "r", shape=(*shape[:2], 6))
+    specs = tuple(Spec.from_json(s["spec"], _cameras(s["cameras"])) for s in signals)
+    return SignalSet(tuple(s["name"] for s in signals), specs, data, rays, signals[0]["gain"], tuple(index["skipped"]))
+
+
+def _cameras(data: dict[str, Any]) -> Cameras | None:
+    if not data:
+        return None
+    return Cameras(torch.tensor(data["poses"]), torch.tensor(data["focal"]), torch.tensor(data["centre"]),
+                   torch.tensor(data["size"], dtype=torch.int64))

@@ -1,0 +1,409 @@
+"""Train a generalizable field on a set of signals: a generator of steps, as `fit` is for one signal."""
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .dataset import Subset
+from .device import resolve_device
+from .errors import InrError, suggestion
+from .field import CHUNK
+from .fit import CHECK_EVERY, PRECISIONS, Diverged, Step, parse_goal
+from .generalizable import GeneralizableField, Views
+from .metrics import psnr
+from .optim import SCHEDULES, Optimizers, rate
+from .signal import Signal
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train. A training ends after `steps`, after `seconds`, or at the held-out quality named by `until`."""
+
+    steps: int | None = 2000
+    """Optimiser steps; none: `seconds` alone ends the training."""
+    seconds: float | None = None
+    """Time budget of the training itself; validation is not counted."""
+    until: str | None = None
+    """Stop at a held-out quality, as psnr=30."""
+    optimizer: str = "adam"
+    """adam, adamw, muon (hidden matrices, Adam for the rest) or schedule-free."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    schedule: str = "cosine"
+    """cosine (to zero at the end of the budget), exponential or constant."""
+    warmup: int = 100
+    """Steps over which the learning rate rises."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay (adamw, muon, schedule-free)."""
+    batch: int = 16
+    """Signals per step, over all devices."""
+    accumulate: int = 1
+    """Parts in which a step's signals are passed through, one after the other, to save memory."""
+    points: float = 2048
+    """Coordinates per signal and step: a number, a share below 1, or 0 for all."""
+    views: tuple[int, int] = (1, 5)
+    """Light fields: least and greatest number of support views, drawn anew for every step."""
+    ema: float = 0.999
+    """Decay of the average of weights that is validated and kept; 0: the last weights."""
+    precision: str = "32"
+    """32, bf16 or fp16 autocast; parameters and Fourier features stay in float32."""
+    clip: float = 1.0
+    """Largest gradient norm; 0: no clipping."""
+    validate_every: int = 0
+    """Steps between looks at the held-out signals; 0: at times that grow by a fifth."""
+    device: str = "auto"
+    """auto (cuda, then mps, then cpu) or a torch device."""
+    seed: int = 0
+    """Seeds initialisation, the held-out choice and sampling."""
+
+
+@dataclass
+class Batch:
+    """What one step sees: signals to encode, coordinates and true values to decode against."""
+
+    signals: list[Signal]
+    numbers: Tensor
+    coords: Tensor              # (1, n, in) shared by all signals of a grid, or (B, n, in)
+    values: Tensor              # (B, n, out)
+
+
+class Validation:
+    """Held-out signals: what a model is worth. Stands where `fit` has a signal."""
+
+    kind, main_metric = "set", "psnr"
+
+    def __init__(self, signals: Sequence[Signal], views: int = 3, shown: int = 4):
+        self.signals, self.views, self.shown = signals, views, shown
+
+    def metrics(self, model: GeneralizableField) -> dict[str, float]:
+        """Mean over the held-out signals of each one's PSNR; of light fields over the views not encoded."""
+        if not len(self.signals):
+            return {}
+        scores = [self._score(model, signal) for signal in self.signals]
+        return {"psnr": sum(scores) / len(scores)}
+
+    def pictures(self, model: GeneralizableField) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Pairs of truth and reconstruction, (h, w, c) in [0, 1], of the first held-out images and views."""
+        pairs = []
+        for signal in list(self.signals)[:self.shown]:
+            seen, asked = self._parts(signal)
+            if signal.spec.cameras is not None:
+                asked, shape = Views(asked, [0]), signal.spec.cameras.size[0].tolist()
+            elif len(signal.spec.shape) == 2:
+                shape = signal.spec.shape
+            else:
+                continue
+            guess, values = predict(model, seen, asked)
+            both = [asked.spec.values.to_stored(v).clamp(0, 1).reshape(*shape, -1).numpy() for v in (values, guess)]
+            pairs.append(tuple(both))
+        return pairs
+
+    def _score(self, model, signal) -> float:
+        seen, asked = self._parts(signal)
+        guess, values = predict(model, seen, asked)
+        error = (guess - values).double().square().mean().item() * signal.spec.values.scale**2
+        return psnr(error, signal.peak if signal.spec.kind != "audio" else signal.spec.values.scale)
+
+    def _parts(self, signal) -> tuple[Signal, Signal]:
+        """Return what is encoded and what is asked: the same grid, or spread views and the other views."""
+        if signal.spec.cameras is None:
+            return signal, signal
+        count = len(signal.spec.cameras)
+        seen = spread(count, min(self.views, count - 1))
+        return Views(signal, seen), Views(signal, [v for v in range(count) if v not in seen])
+
+
+@torch.no_grad()
+def predict(model: GeneralizableField, seen: Signal, asked: Signal) -> tuple[Tensor, Tensor]:
+    """Encode one signal and decode another's coordinates; return (predicted, true) values (n, out), network's range."""
+    context = model.decoder.prepare(model.encode([seen]))
+    guesses, truths = [], []
+    for part in torch.arange(len(asked)).split(CHUNK):
+        coords, values = asked.sample(part)
+        guesses.append(model.decoder(coords[None].to(model.device), context)[0].float().cpu())
+        truths.append(values)
+    return torch.cat(guesses), torch.cat(truths)
+
+
+def spread(count: int, chosen: int) -> list[int]:
+    """Return `chosen` of `count` numbers, evenly spread, the first among them."""
+    return sorted({i * count // chosen for i in range(chosen)})
+
+
+def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig = TrainConfig(), *,
+                validation: Validation | None = None, resume: dict[str, Any] | None = None,
+                fabric=None) -> Iterator[Step]:
+    """Train `field` on a set, yielding after every optimiser step; the caller may stop at any time.
+
+    Batches are a function of the seed and the step, so a resumed training (resume: an earlier step's `state()`) goes on
+    to the same result. fabric: a launched Lightning Fabric; each of its processes takes its share of every batch. At
+    the end the field holds the average of its weights, if one was asked for.
+    """
+    check(config)
+    if not len(dataset):
+        raise InrError("There is no signal to train on.")
+    device = fabric.device if fabric else resolve_device(config.device)
+    rank, world = (fabric.global_rank, fabric.world_size) if fabric else (0, 1)
+    field.enrol(len(dataset))
+    field.to(device).train()
+    optimizers = Optimizers(field, config.optimizer, config.lr, config.weight_decay, config.warmup)
+    dtype = PRECISIONS[config.precision]
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
+    objective = _Objective(field)
+    if fabric:
+        objective = fabric.setup_module(objective)
+    draw = Drawer(dataset, config, device, rank, world)
+    average = _Average(field, config.ema)
+    parameters = [p for p in field.parameters() if p.requires_grad]
+    goal = parse_goal(config.until)
+    step, elapsed = 0, 0.0
+    if resume:
+        field.load_state_dict(resume["field"])
+        average.load(resume["average"])
+        optimizers.load_state_dict(resume["optimizers"])
+        scaler.load_state_dict(resume["scaler"])
+        step, elapsed = resume["step"], resume["seconds"]
+    next_look = max(2.0, elapsed * 1.2)
+    with ThreadPoolExecutor(1) as ahead:                    # the next batch is read while this one is computed
+        waiting = ahead.submit(draw, step)
+        while config.steps is None or step < config.steps:
+            tick = time.perf_counter()
+            parts = waiting.result()
+            waiting = ahead.submit(draw, step + 1)
+            lr = config.lr * rate(config.schedule, _progress(config, step, elapsed), step, config.warmup)
+            loss = torch.zeros((), device=device)
+            for i, part in enumerate(parts):
+                together = not fabric or i == len(parts) - 1
+                with nullcontext() if together else fabric.no_backward_sync(objective):
+                    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                        value = objective(part) / len(parts)
+                    (fabric.backward if fabric else torch.Tensor.backward)(scaler.scale(value))
+                loss += value.detach()
+            _step(optimizers, parameters, scaler, config.clip, lr)
+            average.update(step)
+            step += 1
+            last = step == config.steps
+            if fabric:
+                loss = fabric.all_reduce(loss, reduce_op="mean")
+            if (step % CHECK_EVERY == 0 or last) and not math.isfinite(loss.item()):
+                average.restore()
+                raise Diverged(f"The training diverged: the loss is not a number at step {step}; the last good average "
+                               f"of the weights was kept. Lower --lr or --clip, or take --precision 32.")
+            if step % CHECK_EVERY == 0:
+                average.keep()
+            elapsed += time.perf_counter() - tick
+            # every process must stop at the same step: the first one's clock decides
+            elapsed = fabric.broadcast(elapsed) if fabric and config.seconds is not None else elapsed
+            last = last or (config.seconds is not None and elapsed >= config.seconds)
+            report = Step(step, loss, lr, elapsed, _progress(config, step, elapsed))
+            due = step % config.validate_every == 0 if config.validate_every else elapsed >= next_look
+            if validation and (due or last) and rank == 0:
+                next_look = max(elapsed * 1.2, elapsed + 2.0)
+                with optimizers.averaged(), average.shown():
+                    field.eval()
+                    report.metrics = validation.metrics(field)
+                    field.train()
+            if goal and validation and _reached(goal, report.metrics, fabric):
+                last = True
+            report.state = lambda s=step, e=elapsed: {
+                "step": s, "seconds": e, "field": average.training(), "average": average.state(),
+                "optimizers": optimizers.state_dict(), "scaler": scaler.state_dict()}
+            if last:
+                optimizers.finish()
+                average.finish()
+                field.eval()
+            yield report
+            if last:
+                return
+
+
+def check(config: TrainConfig) -> None:
+    """Raise InrError for settings that cannot work."""
+    if config.steps is None and config.seconds is None:
+        raise InrError("A training needs an end: give --steps or --seconds.")
+    if (config.steps is not None and config.steps < 0) or (config.seconds is not None and config.seconds <= 0):
+        raise InrError("--steps and --seconds must be positive.")
+    if config.batch < 1 or config.lr <= 0 or config.accumulate < 1 or config.points < 0 or not 0 <= config.ema < 1:
+        raise InrError("--batch and --accumulate must be at least 1, --lr above 0, --points at least 0, --ema below 1.")
+    if not 1 <= config.views[0] <= config.views[1]:
+        raise InrError("--views takes a least and a greatest number of support views, at least 1.")
+    for value, known, flag in ((config.precision, PRECISIONS, "precision"), (config.schedule, SCHEDULES, "schedule")):
+        if value not in known:
+            raise InrError(f"--{flag} {value!r} is not known.{suggestion(value, known)} Known: {', '.join(known)}.")
+    parse_goal(config.until)
+
+
+class Drawer:
+    """Draws each step's batches; a pure function of seed and step. A process draws its own share of the signals."""
+
+    def __init__(self, dataset: Subset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1):
+        self.dataset, self.config, self.device, self.rank, self.world = dataset, config, device, rank, world
+        self.batch = min(config.batch, len(dataset))
+        if self.batch % (world * config.accumulate):
+            raise InrError(f"--batch {self.batch} must be a multiple of processes × --accumulate "
+                           f"({world} × {config.accumulate}), so that all signals weigh alike.")
+
+    def __call__(self, step: int) -> list[Batch]:
+        """Return the batches of a step, one for each part that is accumulated."""
+        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
+        numbers = self._numbers(step)
+        views = int(torch.randint(self.config.views[0], self.config.views[1] + 1, (1,), generator=generator))
+        shared = int(torch.randint(1 << 62, (1,), generator=generator))
+        parts = numbers.split(self.batch // self.config.accumulate)
+        return [self._batch(part[self.rank::self.world], views, shared) for part in parts]
+
+    def _numbers(self, step: int) -> Tensor:
+        """Every signal once an epoch, in an order that the seed and the epoch decide."""
+        per_epoch = len(self.dataset) // self.batch
+        epoch, part = divmod(step, per_epoch)
+        shuffle = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch + (1 << 40))
+        order = torch.randperm(len(self.dataset), generator=shuffle)
+        return order[part * self.batch:(part + 1) * self.batch]
+
+    def _batch(self, numbers: Tensor, views: int, seed: int) -> Batch:
+        signals = [self.dataset[int(n)] for n in numbers]
+        pin = self.device.type == "cuda"
+        if signals[0].spec.cameras is None:
+            generator = torch.Generator().manual_seed(seed)
+            index = self._points(len(signals[0]), generator)
+            pairs = [signal.sample(index) for signal in signals]
+            coords = pairs[0][0][None]
+            if any(signal.spec.axes != signals[0].spec.axes for signal in signals):
+                coords = torch.stack([c for c, _ in pairs])
+            seen = signals
+        else:
+            seen, pairs = [], []
+            for number, signal in zip(numbers.tolist(), signals):
+                generator = torch.Generator().manual_seed((seed + number) % (1 << 62))
+                order = torch.randperm(len(signal.spec.cameras), generator=generator)
+                seen.append(Views(signal, order[:views].tolist()))
+                pairs.append(signal.sample(self._points(len(signal), generator)))
+            coords = torch.stack([c for c, _ in pairs])
+        values = torch.stack([v for _, v in pairs])
+        if pin:
+            coords, values = coords.pin_memory(), values.pin_memory()
+        move = {"device": self.device, "non_blocking": True}
+        return Batch(seen, numbers, coords.to(**move), values.to(**move))
+
+    def _points(self, size: int, generator: torch.Generator) -> Tensor:
+        points = self.config.points
+        count = round(points * size) if points < 1 else int(points)
+        if not 0 < count < size:
+            return torch.arange(size)
+        return torch.randint(size, (count,), generator=generator)
+
+
+class _Objective(nn.Module):
+    """The loss of a batch as a module, whose forward is what distributed training wraps."""
+
+    def __init__(self, field: GeneralizableField):
+        super().__init__()
+        self.field = field
+
+    def forward(self, batch: Batch) -> Tensor:
+        latents = self.field.training_latents(batch.signals, batch.numbers.to(self.field.device))
+        predicted = self.field.decode(batch.coords, latents)
+        loss = torch.nn.functional.mse_loss(predicted.float(), batch.values)
+        return loss + self.field.penalty(latents)
+
+
+class _Average:
+    """The exponential moving average of a field's weights, its start not held back by the random first ones."""
+
+    def __init__(self, field: nn.Module, decay: float):
+        self.field, self.decay = field, decay
+        self.values = [p.detach().clone() for p in field.parameters()] if decay else []
+        self.good = copy.deepcopy(self.values)
+        self.raw: dict[str, Tensor] | None = None
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Take in the weights after a step."""
+        if self.decay:
+            weight = 1 - min(self.decay, (1 + step) / (10 + step))
+            torch._foreach_lerp_(self.values, list(self.field.parameters()), weight)
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember the average as good."""
+        torch._foreach_copy_(self.good, self.values) if self.decay else None
+
+    def restore(self) -> None:
+        """Give the field the last good average."""
+        self._put(self.good)
+
+    @contextmanager
+    def shown(self) -> Iterator[None]:
+        """Within the block the field holds the average."""
+        if not self.decay:
+            yield
+            return
+        saved = [p.detach().clone() for p in self.field.parameters()]
+        self._put(self.values)
+        try:
+            yield
+        finally:
+            self._put(saved)
+
+    def finish(self) -> None:
+        """Leave the average in the field; the training weights stay at hand for `training`."""
+        if self.decay:
+            self.raw = {name: value.detach().clone() for name, value in self.field.state_dict().items()}
+            self._put(self.values)
+
+    def training(self) -> dict[str, Tensor]:
+        """Return the weights that training goes on from."""
+        return self.raw if self.raw is not None else self.field.state_dict()
+
+    def state(self) -> list[Tensor]:
+        """Return what a resumed training needs."""
+        return self.values
+
+    def load(self, values: list[Tensor]) -> None:
+        """Restore what `state` returned."""
+        for mine, value in zip(self.values, values, strict=True):
+            mine.copy_(value)
+        self.keep()
+
+    @torch.no_grad()
+    def _put(self, values: list[Tensor]) -> None:
+        for p, value in zip(self.field.parameters(), values):
+            p.copy_(value)
+
+
+def _step(optimizers: Optimizers, parameters, scaler, clip: float, lr: float) -> None:
+    """Take an optimiser step; in half precision an overflow skips it and halves the scale."""
+    if clip or scaler.is_enabled():
+        for optimizer in optimizers.made:
+            scaler.unscale_(optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip) if clip else None
+    if scaler.is_enabled() and not (norm is None or torch.isfinite(norm)):
+        for optimizer in optimizers.made:
+            optimizer.zero_grad(set_to_none=True)
+    else:
+        optimizers.step(lr)
+    if scaler.is_enabled():
+        scaler.update()
+
+
+def _progress(config: TrainConfig, step: int, elapsed: float) -> float:
+    by_steps = step / config.steps if config.steps else 0.0
+    by_time = elapsed / config.seconds if config.seconds else 0.0
+    return min(1.0, max(by_steps, by_time))
+
+
+def _reached(goal: tuple[str, float], metrics: dict[str, float], fabric) -> bool:
+    name, value = goal
+    if metrics and name not in metrics:
+        raise InrError(f"--until {name}=…: a training reports {', '.join(sorted(metrics))}.")
+    reached = metrics.get(name, -math.inf) >= value
+    return fabric.broadcast(reached) if fabric else reached
