@@ -1,0 +1,91 @@
+"""INCODE (Kazerouni et al., WACV 2024) and its Local-Global form: sines shaped by a harmoniser."""
+
+import functools
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from inr_scenes.field import Recipe
+from inr_scenes.rays import ray_features
+from inr_scenes.signal import Signal
+from inr_scenes.siren import SineLayer, sine_output
+from inr_scenes.spec import Spec
+
+from .config import LocalGlobalConfig, PartitionConfig
+from .harmonizer import Harmonized, HarmonizerConfig, shaped_sine
+from .recipes import incode_recipe, lg_incode_recipe
+from .siren import LgSiren, coordinate_layer
+
+
+class Incode(Harmonized):
+    """A SIREN whose sines are e^a sin(e^b ω(W x + b0) + c) + d, the four scalars found by a harmoniser."""
+
+    name = "incode"
+    sets: ClassVar[int] = 1
+
+    @dataclass(frozen=True)
+    class Config(HarmonizerConfig):
+        """Settings of INCODE; the defaults are the paper's."""
+
+        hidden_features: int = 256
+        """Width of the sine layers."""
+        hidden_layers: int = 3
+        """Sine layers after the first."""
+        omega_0: float = 30.0
+        """Frequency factor of the hidden layers."""
+        first_omega_0: float = 30.0
+        """Frequency factor of the first layer: 30, 3000 for sound on [-1, 1], 5 to 20 for denoising."""
+        rays: str = "auto"
+        """Light fields: a ray as its "pluecker" coordinates, "points" on it, crossings with two "planes", or "auto"."""
+        ray_points: int = 8
+        """How many points on the ray, inside the scene's sphere."""
+
+    def __init__(self, config: Config, spec: Spec):
+        super().__init__(config, spec)
+        width = config.hidden_features
+        self.rays, in_features = ray_features(spec, config.rays, config.ray_points)
+        self.layers = nn.ModuleList([
+            SineLayer(in_features, width, config.first_omega_0, first=True),
+            *(SineLayer(width, width, config.omega_0) for _ in range(config.hidden_layers))])
+        self.output = sine_output(width, spec.out_features, config.omega_0)
+        self.make_scalars()
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Map coords (..., in) to values (..., out)."""
+        (scalars,) = self.scalars
+        first, *hidden = self.layers
+        x = shaped_sine(coordinate_layer(first.linear, self.rays(coords)), first.omega_0, scalars)
+        for layer in hidden:
+            x = shaped_sine(layer.linear(x), layer.omega_0, scalars)
+        return self.output(x)
+
+    @classmethod
+    def suggest(cls, signal: Signal, preset: str) -> Recipe:
+        """Published: the paper's settings. Fast: tuned, see benchmarks/."""
+        return incode_recipe(signal, preset)
+
+
+class LgIncode(Harmonized, LgSiren):
+    """Local-Global SIREN with shaped sines: one set of scalars for local, one for global, one for merge layers."""
+
+    name = "lg-incode"
+    sets: ClassVar[int] = 3
+
+    @dataclass(frozen=True)
+    class Config(HarmonizerConfig, LocalGlobalConfig):
+        """Settings of a Local-Global INCODE."""
+
+    def build(self, config: PartitionConfig) -> None:
+        """Make the layers and the scalars."""
+        super().build(config)
+        self.make_scalars()
+
+    def sines(self):
+        """Return the activations of local, global and merge layers."""
+        return tuple(functools.partial(shaped_sine, scalars=scalars) for scalars in self.scalars)
+
+    @classmethod
+    def suggest(cls, signal: Signal, preset: str) -> Recipe:
+        """Published: the paper's settings. Fast: tuned, see benchmarks/."""
+        return lg_incode_recipe(signal, preset)

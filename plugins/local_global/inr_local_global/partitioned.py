@@ -1,0 +1,172 @@
+"""What all partitioned fields share: evaluation at any points, training batches, occupied blocks."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from inr_scenes.errors import InrError
+from inr_scenes.field import Field
+from inr_scenes.signal import GridSignal, Signal
+from inr_scenes.spec import Box, Spec
+
+from .config import PartitionConfig
+from .draw import Plan
+from .layers import Blocks, GrownLinear, LocalLinear, Tiles
+from .layout import Layout, Locator
+from .sizes import SHARES
+
+
+class Partitioned(Field):
+    """A field of small networks, one a block of the signal's domain.
+
+    A subclass gives `build`, which makes the layers, and `evaluate`, which applies them to points sorted by block.
+    """
+
+    Config = PartitionConfig
+    kinds = frozenset({"image", "video", "audio", "shape"})     # light fields have no regular axes to cut
+
+    def __init__(self, config: PartitionConfig, spec: Spec):
+        super().__init__(config, spec)
+        self._asked = config
+        self._seed = int(torch.randint(2**31, (), device="cpu"))
+        self._plan: tuple[GridSignal, Plan] | None = None
+        self._set_up(config)
+
+    def _set_up(self, config: PartitionConfig) -> None:
+        """Make the layers for a config, whose automatic settings are settled first."""
+        self.config = config.settled(self.spec)
+        self.layout = self.config.layout
+        self.locator = Locator(self.layout, self.spec.axes)
+        fill = outside(self.spec) if config.fill is None else config.fill
+        self.register_buffer("fill", self.spec.values.to_net(torch.tensor(fill)), persistent=False)
+        self.build(self.config)
+
+    def build(self, config: PartitionConfig) -> None:
+        """Make the layers."""
+        raise NotImplementedError
+
+    def evaluate(self, coords: Tensor, slots: Tensor) -> Tensor:
+        """Map coords (blocks, rows, in) of the blocks in `slots` (blocks,) to values (blocks, rows, out)."""
+        raise NotImplementedError
+
+    def forward(self, coords: Tensor | Blocks) -> Tensor:
+        """Map coords (..., in) to values (..., out); Blocks, which are sorted already, to (blocks · rows, out)."""
+        if isinstance(coords, Blocks):
+            return self.evaluate(coords.coords, coords.slots).flatten(0, 1)
+        points = coords.reshape(-1, coords.shape[-1])
+        tiles = Tiles(self.locator(points))
+        if tiles.empty:
+            values = (self.fill + 0 * points.sum(-1, keepdim=True)).expand(-1, self.spec.out_features)
+        else:
+            values = self.evaluate(tiles.gather(points), tiles.slots)
+            values = tiles.scatter(values, self.fill.to(values.dtype))
+        return values.reshape(*coords.shape[:-1], -1)
+
+    @property
+    def global_share(self) -> float:
+        """Share of the parameters that belong to no single block."""
+        local = sum(p.numel() for layer in self.local_linears().values() for p in layer.parameters())
+        return 1 - local / self.parameter_count
+
+    def local_linears(self) -> dict[str, LocalLinear]:
+        """Return the layers that have one matrix a block, by name."""
+        return {name: module for name, module in self.named_modules() if isinstance(module, LocalLinear)}
+
+    def condition(self, signal: Signal) -> None:
+        """Leave out the networks of blocks a shape does not reach into; automatic widths grow to meet the budget."""
+        fresh, known = not self._asked.borders, isinstance(signal, GridSignal) and signal.spec.axes == self.spec.axes
+        if not (fresh and known and self._asked.occupied_only and self.spec.kind == "shape"):
+            return
+        raw, empty = signal.data.reshape(self.spec.shape), outside(self.spec) / signal.gain
+        layout = Layout(self.layout.borders)
+        kept = [block for block in layout.blocks if (raw[self._part(layout.box_of(block))] != empty).any()]
+        if not kept:
+            raise InrError(f"The shape is empty: there is nothing for {self.name} to fit.")
+        layout = layout.keeping(kept)
+        if layout == self.layout:
+            return
+        device = self.fill.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            self._set_up(self._asked.laid_out(layout))
+        self.to(device)
+
+    def _part(self, box: Box) -> tuple[slice, ...]:
+        """Return a box of original samples as slices of the signal's array."""
+        return tuple(slice(low - axis.first, high - axis.first) for (low, high), axis in zip(box, self.spec.axes))
+
+    def baked(self) -> Field:
+        """Return a field whose old and new blocks, kept apart by `extend`, are in one piece."""
+        grown = {name: layer for name, layer in self.local_linears().items() if isinstance(layer, GrownLinear)}
+        return rebuilt(self, self.config, self.spec, grown) if grown else self
+
+    def draw(self, signal: Signal, sampler, step: int) -> Iterator[tuple[Any, Tensor, float]]:
+        """Draw equally many samples of every block that trains, sorted by block; other signals as they come."""
+        plan = self._planned(signal)
+        return super().draw(signal, sampler, step) if plan is None else plan.draw(signal, sampler, step)
+
+    def _planned(self, signal: Signal) -> Plan | None:
+        """Return the plan of drawing from a signal, if it is one that can be drawn from block by block."""
+        plain = isinstance(signal, GridSignal) and type(signal).predict is Signal.predict
+        if not plain or [(a.start, a.step) for a in signal.spec.axes] != [(a.start, a.step) for a in self.spec.axes]:
+            return None
+        if self._plan is None or self._plan[0] is not signal:
+            self._plan = signal, Plan(self.layout.boxes(), self.training_slots(), signal, self.config.overlap)
+        return self._plan[1]
+
+    def training_slots(self) -> list[int]:
+        """Return the slots that train: all, or the new ones after `extend`."""
+        layer = next(iter(self.local_linears().values()))
+        return layer.new_slots if isinstance(layer, GrownLinear) else list(range(len(self.layout.blocks)))
+
+    def crop(self, box: Box | None = None, *, keep=None, drop=None) -> Field:
+        """Return the field of the samples in `box`, or of the blocks in `keep`, or of all but those in `drop`.
+
+        Blocks are counted row-major over the layout. Weights are really removed; coordinates and values stay.
+        """
+        from .surgery import crop
+        return crop(self, box, keep=keep, drop=drop)
+
+    def extend(self, spec: Spec, start: str = "neighbour") -> Field:
+        """Return a larger field covering `spec`: new blocks train, everything old is frozen and stays as it is."""
+        from .surgery import extend
+        return extend(self, spec, start)
+
+    def joined(self, other: Field) -> Field:
+        """Return one field of this and a neighbouring region that shares its global network."""
+        from .surgery import join
+        return join(self, other)
+
+    def diagnose(self, signal: Signal) -> dict[str, float]:
+        """PSNR within two samples of a border between blocks and elsewhere, and the global share."""
+        from .seams import seam
+        return {**seam(self, signal), "global_share": self.global_share}
+
+    def notes(self) -> list[str]:
+        """A line when the global share is outside what the publication found enough."""
+        low, high = SHARES
+        if not hasattr(self.config, "global_features") or low <= self.global_share <= high:
+            return []
+        return [f"{self.global_share:.1%} of the parameters are global, outside the usual {low:.0%} to {high:.0%}; "
+                f"--local-features and --global-features change it."]
+
+
+def outside(spec: Spec) -> float:
+    """Return the stored value where there is nothing: outside a shape, 0 else."""
+    if spec.kind == "shape" and spec.meta.get("quantity") == "sdf":
+        return spec.values.scale + spec.values.shift        # the largest distance that is told apart
+    return 0.0
+
+
+def rebuilt(field: Partitioned, config: PartitionConfig, spec: Spec, local: dict[str, LocalLinear]) -> Partitioned:
+    """Return a field of the same class with another layout: the layers in `local` by name, all else copied."""
+    with torch.random.fork_rng(devices=[]):
+        new = type(field)(config, spec).to(field.fill)
+    state = {name: tensor for name, tensor in field.state_dict().items()
+             if not any(name.startswith(f"{layer}.") for layer in local)}
+    for name, layer in local.items():
+        state[f"{name}.weight"], state[f"{name}.bias"] = layer.tensors()
+    new.load_state_dict(state)
+    return new.train(field.training)

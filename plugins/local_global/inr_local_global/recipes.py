@@ -1,0 +1,73 @@
+"""Settings for each kind of signal: those of the publications, and tuned ones."""
+
+from inr_scenes.field import Recipe
+from inr_scenes.signal import Signal
+
+# Ashkenazi & Treister, NeurIPS 2024: partitions and widths for an image of 512², a sound of 7 s, 300 frames of 512², a
+# shape of 512³. Other sizes take blocks of the same size, and widths that meet the budget.
+LOCAL = {"image": 15, "audio": 45, "video": 56, "shape": 18}
+GLOBAL = {"image": (14, 84), "audio": (42, 72), "video": (55, 180), "shape": (17, 76)}
+BUDGETS = {"video": 3_190_000}
+PARTITIONS = {"audio": (32,), "video": (5, 8, 8), "shape": (8, 8, 8)}
+STEPS = {"image": 1001, "audio": 1001, "video": 5001, "shape": 26_860}
+
+
+def recipe(signal: Signal, preset: str, with_global: bool = True) -> Recipe:
+    """Return what a partitioned SIREN suggests for a signal."""
+    if preset == "published":
+        return Recipe(_published(signal, with_global), _published_fit(signal), grid="ends")
+    return Recipe(_fast(signal), {})
+
+
+def _published(signal: Signal, with_global: bool) -> dict:
+    spec = signal.spec
+    kind, shape = spec.kind, spec.shape
+    config = {"first_omega_0": 3000.0} if kind == "audio" else {}
+    if kind == "image" and shape != (512, 512):
+        return config
+    if all(c <= n for c, n in zip(PARTITIONS.get(kind, ()), shape)):
+        config["partitions"] = PARTITIONS.get(kind, (16, 16))
+    if kind != "shape" or shape == (512, 512, 512):     # other shapes occupy other blocks: widths from the budget
+        h, g = GLOBAL[kind]
+        config |= {"local_features": h, "global_features": g} if with_global else {"local_features": LOCAL[kind]}
+    if kind == "video":
+        config["overlap"] = (2, 1, 1)
+    return config
+
+
+def _published_fit(signal: Signal) -> dict:
+    kind, n = signal.spec.kind, len(signal)
+    batch = {"video": max(1, round(0.02 * n)), "shape": 100_000}.get(kind, 0)
+    return {"steps": STEPS[kind], "optimizer": "adam", "lr": 5e-4 if kind == "image" else 1e-4, "batch": batch,
+            "schedule": "constant", "warmup": 0, "sampling": "uniform" if batch else "permuted", "focus": 0.0}
+
+
+def incode_recipe(signal: Signal, preset: str) -> Recipe:
+    """Return what INCODE suggests for a signal."""
+    kind = signal.spec.kind
+    if preset == "published":
+        config = {"first_omega_0": 3000.0} if kind == "audio" else {}
+        return Recipe({**config, "train_encoder": True}, _incode_fit(kind), grid="ends")
+    return Recipe(_fast(signal), {})
+
+
+def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
+    """Return what Local-Global INCODE suggests for a signal."""
+    if preset == "published":
+        return Recipe(_published(signal, True), _incode_fit(signal.spec.kind), grid="ends")
+    return Recipe({**_fast(signal), "aux_bias": 0.0}, {})       # begins as SIREN: eight shaped sines deep is unstable
+
+
+def _incode_fit(kind: str) -> dict:
+    """Kazerouni et al., WACV 2024; the paper has no video, which takes an image's rate."""
+    lr, final, steps, batch = {"image": (9e-4, 0.1, 501, 65_536), "audio": (9e-5, 0.2, 1001, 0),
+                               "shape": (1e-4, 0.2, 26_860, 100_000)}.get(kind, (9e-4, 0.1, 1001, 65_536))
+    return {"steps": steps, "optimizer": "adam", "lr": lr, "batch": batch, "schedule": "exponential",
+            "final_lr": final, "warmup": 0, "sampling": "permuted", "focus": 0.0}
+
+
+def _fast(signal: Signal) -> dict:
+    """Sound's first omega is 3000 for the 300,000 samples it was published for, and lower for fewer."""
+    if signal.spec.kind != "audio":
+        return {}
+    return {"first_omega_0": float(min(3000, max(30, signal.spec.size // 100)))}

@@ -1,0 +1,123 @@
+"""Local-Global SIREN (Ashkenazi & Treister, NeurIPS 2024) and its baseline, a SIREN per partition."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from inr_scenes.field import Recipe
+from inr_scenes.signal import Signal
+from inr_scenes.siren import SineLayer
+
+from .config import LocalGlobalConfig, PartitionConfig
+from .layers import LocalLinear, sine_local
+from .partitioned import Partitioned
+from .recipes import recipe
+
+
+class SirenPerPartition(Partitioned):
+    """A SIREN of its own for every block, nothing shared: the baseline of Local-Global networks."""
+
+    name = "siren-per-partition"
+
+    @dataclass(frozen=True)
+    class Config(PartitionConfig):
+        """Settings of a SIREN per partition."""
+
+    def build(self, config: Config) -> None:
+        """Make the local layers."""
+        self.local = local_layers(len(self.layout.blocks), config, self.spec)
+
+    def evaluate(self, coords: Tensor, slots: Tensor) -> Tensor:
+        """Apply every block's own network."""
+        first, *hidden, output = self.local
+        x = torch.sin(self.config.first_omega_0 * coordinate_layer(first, coords, slots))
+        for layer in hidden:
+            x = torch.sin(self.config.omega_0 * layer(x, slots))
+        return output(x, slots)
+
+    @classmethod
+    def suggest(cls, signal: Signal, preset: str) -> Recipe:
+        """Published: the paper's settings. Fast: tuned, see benchmarks/."""
+        return recipe(signal, preset, with_global=False)
+
+
+class LgSiren(Partitioned):
+    """A small SIREN for every block and one global SIREN, merged at every level; blocks can be cut away or added.
+
+    With global features g_i and local ones l_i (l_-1 the coordinates), u_i = sin(ω(A_ki l_{i-1} + b_ki)) and
+    l_i = sin(ω(M [u_i ; g_i] + m)), one M for all levels and blocks; the output is a local linear map of the last l.
+    """
+
+    name = "lg-siren"
+
+    @dataclass(frozen=True)
+    class Config(LocalGlobalConfig):
+        """Settings of a Local-Global SIREN."""
+
+    def build(self, config: Config) -> None:
+        """Make local layers, global layers, and what merges them."""
+        h, g, levels = config.local_features, config.global_features, config.hidden_layers + 1
+        self.local = local_layers(len(self.layout.blocks), config, self.spec)
+        self.shared = nn.ModuleList([
+            SineLayer(self.spec.in_features, g, config.first_omega_0, first=True),
+            *(SineLayer(g, g, config.omega_0) for _ in range(config.hidden_layers))])
+        self.merging = nn.ModuleList(SineLayer(g if config.merge == "add" else h + g, h, config.omega_0)
+                                     for _ in range(1 if config.merge == "shared" else levels))
+
+    def sines(self):
+        """Return the activations of local, global and merge layers: functions of (pre-activation, omega)."""
+        return sine, sine, sine
+
+    def evaluate(self, coords: Tensor, slots: Tensor) -> Tensor:
+        """Apply every block's own network, merged with the global one at every level."""
+        local_sine, global_sine, merge_sine = self.sines()
+        *levels, output = self.local
+        local = shared = coords
+        for i, (mine, common) in enumerate(zip(levels, self.shared)):
+            apply = coordinate_layer if i == 0 else _call
+            omega = self.config.first_omega_0 if i == 0 else self.config.omega_0
+            local = local_sine(apply(mine, local, slots), omega)
+            shared = global_sine(apply(common.linear, shared), omega)
+            merge = self.merging[i % len(self.merging)].linear
+            if self.config.merge == "add":
+                local = local + merge_sine(merge(shared), self.config.omega_0)
+            else:
+                local = merge_sine(split_linear(merge, local, shared), self.config.omega_0)
+        return output(local, slots)
+
+    @classmethod
+    def suggest(cls, signal: Signal, preset: str) -> Recipe:
+        """Published: the paper's settings. Fast: tuned, see benchmarks/."""
+        return recipe(signal, preset)
+
+
+def local_layers(slots: int, config: PartitionConfig, spec) -> nn.ModuleList:
+    """Return the layers of all blocks: first, hidden ones, and the linear output."""
+    h = config.local_features
+    return nn.ModuleList([
+        LocalLinear(slots, spec.in_features, h, 1 / spec.in_features),
+        *(sine_local(slots, h, h, config.omega_0) for _ in range(config.hidden_layers)),
+        sine_local(slots, h, spec.out_features, config.omega_0)])
+
+
+def sine(x: Tensor, omega: float) -> Tensor:
+    """SIREN's activation."""
+    return torch.sin(omega * x)
+
+
+def split_linear(linear: nn.Linear, local: Tensor, shared: Tensor) -> Tensor:
+    """Return linear([local ; shared]) without writing the two side by side."""
+    h = local.shape[-1]
+    return F.linear(local, linear.weight[:, :h]) + F.linear(shared, linear.weight[:, h:], linear.bias)
+
+
+def coordinate_layer(layer: nn.Module, coords: Tensor, *slots: Tensor) -> Tensor:
+    """Apply a first layer in at least float32: omega multiplies the rounding of coordinates."""
+    with torch.autocast(coords.device.type, enabled=False):
+        return layer(coords, *slots)
+
+
+def _call(layer: nn.Module, *arguments: Tensor) -> Tensor:
+    return layer(*arguments)
