@@ -1,0 +1,128 @@
+"""Export shapes: closed meshes refined near the surface, and voxel grids, at any resolution and of any sub-box."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import InrError
+from ..field import Field, decode_all
+from ..hookspecs import Exporter
+from ..mesh import mesh
+from ..spec import Frame, Spec
+from ..units import index_box
+
+
+@dataclass(frozen=True)
+class MeshOptions:
+    """How to write a shape as a mesh."""
+
+    resolution: int = 256
+    """Cells along the longest side; only those near the surface are evaluated."""
+    box: tuple[float, ...] | None = None
+    """Only this part, closed at its border: world x y z low, then x y z high."""
+    level: float | None = None
+    """Stored value at the surface; default: the shape's own (0.5 of an occupancy, 0 of a signed distance)."""
+    specks: bool = True
+    """Remove separate parts with less than 0.2 % of the largest one's area."""
+    unit: bool = False
+    """Write the coordinates of the cube [-1, 1] instead of world units."""
+
+
+def write_mesh(field: Field, path: Path, options: MeshOptions) -> dict[str, Any]:
+    """Write a shape as a mesh, in the units and the pose it came in; report whether it is watertight."""
+    surface = mesh(field, options.resolution, box=options.box, level=options.level, specks=options.specks)
+    if options.unit and field.spec.frame is not None:
+        normals = surface.vertex_normals @ field.spec.frame.tensor[:3, :3].numpy()
+        surface.apply_transform(torch.linalg.inv(field.spec.frame.tensor).numpy())
+        surface.vertex_normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
+    path.write_bytes(_encode(surface, path.suffix.lower()))
+    facts = {"watertight": bool(surface.is_watertight), "faces": len(surface.faces), "volume": float(surface.volume),
+             "bounds": surface.bounds.tolist()}
+    return facts | {name: surface.metadata[name] for name in ("specks_removed", "evaluated", "dense")}
+
+
+def _encode(surface, suffix: str) -> bytes:
+    """The bytes of a mesh file, with vertex normals where the format has them."""
+    settings = {".ply": {"vertex_normal": True}, ".obj": {"include_normals": True}, ".glb": {"include_normals": True}}
+    if suffix == ".glb":
+        surface = surface.copy()
+        surface.metadata.clear()                # glTF would carry it along
+    data = surface.export(file_type=suffix[1:], **settings.get(suffix, {}))
+    return data.encode() if isinstance(data, str) else data
+
+
+@dataclass(frozen=True)
+class VoxelOptions:
+    """How to write a shape as a grid of voxels."""
+
+    resolution: int | None = None
+    """Voxels along the longest side; default: those of the fit."""
+    box: tuple[float, ...] | None = None
+    """Only the voxels in this part: world x y z low, then x y z high."""
+    level: float | None = None
+    """Occupancy above this is written as 1; default: the shape's own."""
+    soft: bool = False
+    """Write occupancies as the field has them, float32, instead of 0 and 1 (.npy and .npz)."""
+
+
+def write_voxels(field: Field, path: Path, options: VoxelOptions) -> dict[str, Any]:
+    """Write a shape's values (z, y, x): occupancy as 0 and 1, signed distances in world units.
+
+    .npz carries the spec, so that it loads back in its place; .binvox holds occupancy, in a cube; .npy the bare array.
+    """
+    suffix, spec = path.suffix.lower(), field.spec
+    if options.resolution is not None:
+        if not 1 <= options.resolution <= 2048:
+            raise InrError(f"--resolution {options.resolution} must be between 1 and 2048.")
+        share = options.resolution / max(spec.shape)
+        spec = spec.resampled([max(1, round(n * share)) for n in spec.shape])
+    if options.box:
+        spec = spec.cropped(index_box(spec, options.box))
+    values = decode_all(field, spec)[..., 0]
+    distances = spec.meta.get("quantity") == "sdf"
+    level = spec.meta.get("level", 0.5) if options.level is None else options.level
+    inside = values < level if distances else values > level
+    if suffix == ".binvox":
+        _write_binvox(path, inside.numpy(), spec)
+    else:
+        array = (values if distances or options.soft else inside.to(torch.uint8)).numpy()
+        with path.open("wb") as file:
+            if suffix == ".npz":
+                np.savez_compressed(file, values=array, spec=np.array(json.dumps(spec.to_json())))
+            else:
+                np.save(file, array)
+    return {"shape": list(values.shape), "inside": float(inside.double().mean())}
+
+
+def _write_binvox(path: Path, inside: np.ndarray, spec: Spec) -> None:
+    """Write Patrick Min's run-length format: cubic, so shorter sides are filled up with empty voxels."""
+    frame = spec.frame or Frame.of((0, 0, 0), 1.0)
+    steps = [axis.step * frame.scale for axis in spec.axes]
+    if not torch.allclose(frame.tensor[:3, :3], frame.scale * torch.eye(3, dtype=torch.float64), rtol=1e-4,
+                          atol=1e-6 * frame.scale) or not np.allclose(steps, steps[0], rtol=1e-4):
+        raise InrError(".binvox holds cubic voxels along the world's axes only. Write .npz, which keeps the frame.")
+    side = max(inside.shape)
+    cube = np.zeros((side,) * 3, np.uint8)
+    cube[tuple(map(slice, inside.shape))] = inside
+    first = torch.tensor([axis.start + (axis.first - 0.5) * axis.step for axis in spec.axes])
+    low, scale = spec.to_world(first).tolist(), steps[0] * side
+    flat = cube.transpose(2, 0, 1).reshape(-1)          # the file's order is (x, z, y)
+    change = np.flatnonzero(np.diff(flat)) + 1
+    starts = np.concatenate([[0], change])
+    lengths = np.diff(np.concatenate([starts, [len(flat)]]))
+    full = np.maximum(1, -(-lengths // 255))            # a run holds at most 255 voxels
+    counts = np.full(full.sum(), 255)
+    counts[np.cumsum(full) - 1] = lengths - 255 * (full - 1)
+    runs = np.stack([np.repeat(flat[starts], full), counts], 1).astype(np.uint8)
+    header = f"#binvox 1\ndim {side} {side} {side}\ntranslate {' '.join(map(repr, low))}\nscale {scale!r}\ndata\n"
+    path.write_bytes(header.encode() + runs.tobytes())
+
+
+EXPORTERS = [
+    Exporter("mesh", frozenset({"shape"}), (".glb", ".ply", ".obj", ".stl", ".off"), MeshOptions, write_mesh),
+    Exporter("voxels", frozenset({"shape"}), (".npz", ".npy", ".binvox"), VoxelOptions, write_voxels),
+]

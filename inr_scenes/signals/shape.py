@@ -1,0 +1,423 @@
+"""Voxel shapes: occupancy or truncated signed distance, from grids (.npy .npz .binvox) and from meshes."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import geometry
+from ..camera import Cameras, look_at
+from ..errors import InrError, suggestion
+from ..field import decode, decode_all
+from ..files import readable
+from ..metrics import iou
+from ..signal import GridSignal
+from ..spec import UNIT_RANGE, Axis, Frame, Spec, ValueMap
+
+GRIDS = (".npy", ".npz", ".binvox")
+QUANTITIES = ("auto", "occupancy", "sdf")
+LARGEST = 2048                      # voxels along a side; beyond this a number is more likely a slip
+EXACT = 512**3                      # voxels up to which metrics look at every one
+FINE = 1 << 19                      # points between the voxels at which `iou_fine` is taken
+BLOCKS = (8, 2, 1)                  # voxels along a side of what is settled at once, each a multiple of the next
+SLACK = 1.1                         # on the radius of a block: covers grids whose voxels are not quite cubes
+
+
+class ShapeSignal(GridSignal):
+    """A solid on a grid of voxels; axes (z, y, x), one value each.
+
+    occupancy: 1 inside, 0 outside, kept in 8 bits. Of a mesh it passes from one to the other over `blend` voxels, so
+    that the grid says where in a voxel the surface lies; 1/2 is exactly the surface, and a voxel is inside when its
+    centre is. · sdf: signed distance in world units, negative inside, cut off at ±truncation.
+    mesh: the surface the voxels were taken from, a trimesh.Trimesh, or none.
+    """
+
+    kind = "shape"
+    suffixes = (*GRIDS, *geometry.SUFFIXES)
+    main_metric = "iou"
+
+    @dataclass(frozen=True)
+    class Options:
+        """How to read a shape."""
+
+        resolution: int = 128
+        """Meshes: voxels along each side of the cube around the shape."""
+        quantity: str = "auto"
+        """occupancy, sdf (signed distance, negative inside), or auto: what a grid file says, else occupancy."""
+        truncation: float | None = None
+        """Signed distances are cut off here, half the cube's side being 1; default: 0.1, or as a grid file has it."""
+        padding: float = 0.05
+        """Meshes: how much larger than the shape's longest side the cube is, as a share of it."""
+        blend: float = 1.0
+        """Meshes: voxels over which occupancy passes from 0 to 1 at the surface; 0: hard steps."""
+        repair: bool = False
+        """Meshes: close the holes of the surface."""
+        grid: str = "centers"
+        """Samples at cell "centers", or a grid that includes both "ends" of [-1, 1]."""
+
+    def __init__(self, spec: Spec, data: Tensor, gain: float = 1.0, name: str = "shape", mesh=None):
+        super().__init__(spec, data, gain, name)
+        self.mesh = mesh
+        inside = self._solid(data[:, 0], self.spec.meta["level"] / gain)
+        if not 0 < int(inside.sum()) < spec.size:
+            raise InrError(f"{name} has no surface on its grid of {'×'.join(map(str, spec.shape))} voxels: "
+                           f"all of it is {'inside' if inside.any() else 'outside'}.")
+        self.focus = _near_surface(inside.reshape(spec.shape))
+
+    @classmethod
+    def load(cls, path, *, like: Spec | None = None, resolution: int = 128, quantity: str = "auto",
+             truncation: float | None = None, padding: float = 0.05, blend: float = 1.0, repair: bool = False,
+             grid: str = "centers"):
+        """Read a grid or a mesh. Raises InrError for damaged files, NaN, and meshes with holes."""
+        path = readable(path)
+        if path.suffix.lower() not in GRIDS:
+            mesh = geometry.read_mesh(path)
+            return cls.from_mesh(mesh, resolution, like=like, quantity=quantity, truncation=truncation, padding=padding,
+                                 blend=blend, repair=repair, grid=grid, name=path.stem)
+        values, spec = read_grid(path)
+        if like is not None and values.shape != like.shape:
+            raise InrError(f"{path} has {values.shape} voxels (z, y, x); the archive holds {like.shape}.")
+        if quantity == "auto":
+            quantity = like.meta["quantity"] if like else spec.meta["quantity"] if spec else "auto"
+        return cls.from_array(values, like=like or spec, quantity=quantity, truncation=truncation, grid=grid,
+                              name=path.stem)
+
+    @classmethod
+    def from_array(cls, array, *, like: Spec | None = None, frame: Frame | None = None, quantity: str = "auto",
+                   truncation: float | None = None, grid: str = "centers", name: str = "shape") -> "ShapeSignal":
+        """Make a signal of voxels (z, y, x): booleans or integers (not 0: inside), occupancies, or signed distances.
+
+        Voxels are cubes; the longest side spans [-1, 1] and `frame` maps that cube to the world. Distances are in world
+        units.
+        """
+        array = np.asarray(array)
+        if array.ndim != 3 or not array.size:
+            raise InrError(f"A shape needs a grid of voxels (z, y, x), not an array of shape {array.shape}.")
+        if array.dtype.kind not in "biuf":
+            raise InrError(f"A shape needs a grid of numbers, not of {array.dtype}.")
+        real = array.dtype.kind == "f"
+        if real and not np.isfinite(array).all():
+            bad = np.argwhere(~np.isfinite(array))
+            raise InrError(f"{name} holds {len(bad)} values that are not finite numbers, the first at voxel "
+                           f"{tuple(bad[0].tolist())} (z, y, x).")
+        _check(quantity, truncation)
+        if quantity == "sdf" and not (real and array.min() < 0):
+            raise InrError(f"{name} holds no signed distances (floats, negative inside). Leave --quantity sdf out.")
+        if quantity == "auto" and real and array.min() < -0.5:
+            raise InrError(f"{name} holds values down to {array.min():.3g}. If they are signed distances, negative "
+                           f"inside, add --quantity sdf.")
+        if like is None:
+            longest = max(array.shape)
+            axes = tuple(Axis.regular(n, grid, 1.0 if grid == "ends" else n / longest) for n in array.shape)
+            like = Spec("shape", axes, 3, 1, UNIT_RANGE, frame, {"quantity": "occupancy", "level": 0.5, "grid": grid})
+            if quantity == "sdf":
+                limit = float(np.abs(array).max())
+                limit = limit if truncation is None else min(limit, truncation * (frame.scale if frame else 1.0))
+                like = _as_sdf(like, limit)
+        if like.meta["quantity"] == "sdf":
+            data = torch.from_numpy(array.astype(np.float32)).clamp(-like.values.scale, like.values.scale)
+            return cls(like, data.reshape(-1, 1), 1.0, name)
+        share = array if real else (array > 0).astype(np.float32)
+        share = (array < 0).astype(np.float32) if quantity == "sdf" else share
+        return cls(like, torch.from_numpy(_to_bytes(share, share > 0.5)).reshape(-1, 1), 1 / 255, name)
+
+    @classmethod
+    def from_mesh(cls, mesh, resolution: int = 128, *, like: Spec | None = None, quantity: str = "auto",
+                  truncation: float | None = None, padding: float = 0.05, blend: float = 1.0, repair: bool = False,
+                  grid: str = "centers", name: str = "shape") -> "ShapeSignal":
+        """Make a signal of a trimesh.Trimesh: resolution³ voxels in a cube around its bounding box.
+
+        At least one voxel on every side stays empty. The spec's frame maps the cube back to the mesh's own units.
+        """
+        _check(quantity, truncation)
+        if not 4 <= resolution <= LARGEST:
+            raise InrError(f"--resolution {resolution} must be between 4 and {LARGEST}.")
+        if padding < 0 or blend < 0:
+            raise InrError("--padding and --blend must be 0 or more.")
+        if like is None:
+            low, high = mesh.bounds
+            margin = max(1 + padding, resolution / (resolution - 2))
+            frame = Frame.of((low + high) / 2, float((high - low).max()) / 2 * margin)
+            like = Spec("shape", (Axis.regular(resolution, grid),) * 3, 3, 1, UNIT_RANGE, frame,
+                        {"quantity": "occupancy", "level": 0.5, "blend": float(blend), "grid": grid})
+            if quantity == "sdf":
+                like = _as_sdf(like, (0.1 if truncation is None else truncation) * frame.scale)
+        if repair:
+            mesh = geometry.repair(mesh)
+        holes = geometry.open_edges(mesh)
+        if holes and like.meta["quantity"] != "sdf":
+            raise InrError(f"{name} is not closed: {holes} edges of its surface are open, so it has no inside. Add "
+                           f"--repair to fill the holes, or --quantity sdf to judge by winding number.")
+        values = torch.from_numpy(voxelize(mesh, like))[:, None]
+        return cls(like, values, 1.0 if values.is_floating_point() else 1 / 255, name, mesh)
+
+    def regrid(self, grid: str) -> "ShapeSignal":
+        """Put the samples at cell "centers" or at both "ends"; the frame follows, so no voxel moves in the world."""
+        old = self.spec
+        super().regrid(grid)
+        stretch = torch.eye(4, dtype=torch.float64)
+        for i, (a, b) in enumerate(zip(old.axes[::-1], self.spec.axes[::-1])):
+            stretch[i, i] = a.step / b.step
+            stretch[i, 3] = a.start + a.first * a.step - (b.start + b.first * b.step) * a.step / b.step
+        matrix = (old.frame.tensor if old.frame else torch.eye(4, dtype=torch.float64)) @ stretch
+        self.spec = self.spec.replace(frame=Frame(tuple(map(tuple, matrix.tolist()))),
+                                      meta={**self.spec.meta, "grid": grid})
+        return self
+
+    def metrics(self, field) -> dict[str, float]:
+        """Intersection over union of every voxel; with a mesh also `iou_fine`, at points between the voxels.
+
+        Beyond 512³ voxels a sample stands for all, and `iou_samples` says how many. `iou_fine` is the same on a grid of
+        twice the resolution, estimated from 2^19 of its points, half of them near the surface. A signed distance also
+        has `mae`, the mean absolute error in world units.
+        """
+        result: dict[str, float] = {}
+        sdf = self.spec.meta["quantity"] == "sdf"
+        if len(self) <= EXACT:
+            guess, error = torch.empty(len(self), dtype=torch.bool), 0.0
+            for part, values in decode(field, self.spec):
+                guess[part] = self._solid(values[:, 0])
+                error += (values - self.stored(part).cpu()).abs().double().sum().item() if sdf else 0.0
+            result["iou"] = iou(self._solid(self.stored(slice(None))[:, 0]).cpu().numpy(), guess.numpy())
+            error /= len(self)
+        else:
+            index, weight = self._strata(4 * FINE)
+            truth = self.stored(index.to(self.device))[:, 0].cpu()
+            values = _evaluate(field, self.spec.coords(index))
+            result |= {"iou": _weighted_iou(self._solid(truth), self._solid(values), weight), "iou_samples": len(index)}
+            error = float(((values - truth).abs() * weight).sum() / weight.sum())
+        if sdf:
+            result["mae"] = error
+        if self.mesh is not None:
+            result["iou_fine"] = self._iou_fine(field)
+        return result
+
+    @torch.no_grad()
+    def probe(self, field, samples: int = 1 << 15) -> dict[str, float]:
+        """Estimate the IoU from at most `samples` voxels, half of them near the surface, the same at every call."""
+        index, weight = self._strata(samples)
+        truth = self._solid(self.stored(index.to(self.device))[:, 0]).cpu()
+        return {"iou": _weighted_iou(truth, self._solid(_evaluate(field, self.spec.coords(index))), weight)}
+
+    def pictures(self, field) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Two shaded views of the shape and of the field's surface on the same grid (at most 128 voxels a side)."""
+        share = min(1.0, 128 / max(self.spec.shape))
+        spec = self.spec.resampled([max(2, round(n * share)) for n in self.spec.shape])
+        truth = self.mesh or geometry.level_set(self._signed(self.array()[..., 0].cpu().numpy()), self.spec)
+        values = self._signed(decode_all(field, spec)[..., 0].numpy())
+        cameras = _two_views(truth.bounds)
+        blank = np.ones((*cameras.size[0].tolist(), 3), np.float32)
+        views = [blank] * 2 if values.max() <= 0 else geometry.cast_views(geometry.level_set(values, spec), cameras)
+        return [(np.asarray(a), np.asarray(b)) for a, b in zip(geometry.cast_views(truth, cameras), views)]
+
+    def _solid(self, stored: Tensor, level: float | None = None) -> Tensor:
+        """Say which stored values are inside."""
+        level = self.spec.meta["level"] if level is None else level
+        return stored < level if self.spec.meta["quantity"] == "sdf" else stored > level
+
+    def _signed(self, stored: np.ndarray) -> np.ndarray:
+        """Return stored values as a function above zero inside."""
+        level = self.spec.meta["level"]
+        return level - stored if self.spec.meta["quantity"] == "sdf" else stored - level
+
+    def _strata(self, samples: int) -> tuple[Tensor, Tensor]:
+        """Sample voxel indices, half of them near the surface, with the number of voxels that each stands for.
+
+        Errors sit near the surface, which is a few percent of all voxels: so the same samples say much more.
+        """
+        if len(self) <= samples:
+            return torch.arange(len(self)), torch.ones(len(self))
+        generator = torch.Generator().manual_seed(0)
+        focus = self.focus.cpu()
+        near = focus[torch.randint(len(focus), (samples // 2,), generator=generator)]
+        far = torch.randint(len(self), (samples // 2,), generator=generator)
+        at = torch.searchsorted(focus, far).clamp_max(len(focus) - 1)       # the focus is sorted
+        far = far[focus[at] != far]
+        share = [len(focus) / len(near), (len(self) - len(focus)) / max(1, len(far))]
+        return torch.cat([near, far]), torch.tensor(share).repeat_interleave(torch.tensor([len(near), len(far)]))
+
+    def _iou_fine(self, field) -> float:
+        """IoU at points of the grid of twice the resolution: each sampled voxel gives one of its eight parts."""
+        index, weight = self._strata(FINE)
+        part = torch.randint(8, (len(index),), generator=torch.Generator().manual_seed(1))
+        side = (part[:, None] >> torch.arange(3)) & 1
+        coords = self.spec.coords(index) + (side - 0.5) * torch.tensor([axis.step / 2 for axis in self.spec.axes])
+        truth = geometry.occupancy(self.mesh, self.spec.to_world(coords).numpy())
+        return _weighted_iou(torch.from_numpy(truth), self._solid(_evaluate(field, coords)), weight)
+
+
+def voxelize(mesh, spec: Spec) -> np.ndarray:
+    """Return what `spec` stores of a mesh at its samples, (n,): float32 signed distance, or occupancy as 0 to 255.
+
+    A block of voxels that the surface and its surroundings do not reach is settled by its centre; the others are
+    divided, down to single voxels.
+    """
+    sdf = spec.meta["quantity"] == "sdf"
+    voxel = (spec.frame.scale if spec.frame else 1.0) * math.prod(axis.step for axis in spec.axes) ** (1 / 3)
+    measured = sdf or geometry.measures_distance()      # without distances: every voxel, and hard steps
+    reach = spec.values.scale if sdf else spec.meta.get("blend", 0.0) * voxel / 2 if measured else 0.0
+    is_open = geometry.open_edges(mesh) > 0
+    sizes = BLOCKS if measured else (1,)
+    shape = [-(-n // sizes[0]) for n in spec.shape]     # in the largest blocks; cropped in the end
+    values = np.empty([n * sizes[0] for n in shape], np.float32 if sdf else np.uint8)
+    blocks = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), 1) * sizes[0]
+    start = np.array([axis.start + axis.first * axis.step for axis in spec.axes])
+    step = np.array([axis.step for axis in spec.axes])
+    for size, smaller in zip(sizes, (*sizes[1:], 1)):
+        radius = (size - 1) / 2 * 3**0.5 * voxel * SLACK
+        left = []
+        for part in np.array_split(blocks, math.ceil(len(blocks) / 8192) or 1):
+            points = spec.to_world(torch.from_numpy(start + (part + (size - 1) / 2) * step)).numpy()
+            inside = geometry.occupancy(mesh, points)
+            distance = geometry.distance(mesh, points) if measured and (reach or size > 1) else None
+            voxels = tuple(np.moveaxis(part[:, None] + _cube(size), 2, 0))
+            values[voxels] = _stored(inside, distance, sdf, reach)[:, None]
+            if size > 1:
+                near = distance <= reach + radius
+                if is_open:                             # the winding number may pass 1/2 away from the surface too
+                    near |= np.abs(np.abs(geometry.winding(mesh, points)) - 0.5) < 0.3
+                left.append((part[near][:, None] + _cube(size, smaller)).reshape(-1, 3))
+        blocks = np.concatenate(left) if left else blocks
+    return np.ascontiguousarray(values[tuple(map(slice, spec.shape))]).reshape(-1)
+
+
+def _cube(size: int, step: int = 1) -> np.ndarray:
+    """Offsets (n, 3) of every step-th voxel of a block."""
+    return np.stack(np.meshgrid(*[np.arange(0, size, step)] * 3, indexing="ij"), -1).reshape(-1, 3)
+
+
+def _stored(inside: np.ndarray, distance: np.ndarray | None, sdf: bool, reach: float) -> np.ndarray:
+    """Signed distances cut off at ±reach, or occupancies in bytes that pass from 0 to 255 over ±reach."""
+    if sdf:
+        return np.where(inside, -1, 1).astype(np.float32) * np.minimum(distance, reach)
+    depth = np.minimum(distance / (2 * reach), 0.5) if reach else np.float32(0.5)
+    return _to_bytes(np.where(inside, 0.5 + depth, 0.5 - depth), inside)
+
+
+def _to_bytes(share: np.ndarray, inside: np.ndarray) -> np.ndarray:
+    """Round shares in [0, 1] to 0 … 255, those of voxels inside to at least 128 and of others to at most 127."""
+    rounded = np.clip(np.rint(share * 255), 0, 255)
+    return np.where(inside, np.maximum(rounded, 128), np.minimum(rounded, 127)).astype(np.uint8)
+
+
+def read_grid(path: Path) -> tuple[np.ndarray, Spec | None]:
+    """Read a grid file: values (z, y, x), and the spec where the file carries one. Raises InrError when damaged."""
+    if path.suffix.lower() == ".binvox":
+        return _read_binvox(path)
+    try:
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                return loaded, None
+            arrays = {name: loaded[name] for name in loaded.files}
+    except Exception as error:              # numpy and zipfile raise many kinds for damaged files
+        raise InrError(f"{path} is not a {path.suffix.lower()} file that can be read ({error}).") from None
+    if "values" in arrays and "spec" in arrays:
+        try:
+            spec = Spec.from_json(json.loads(str(arrays["spec"])))
+        except (KeyError, TypeError, ValueError) as error:
+            raise InrError(f"{path} is damaged: its spec cannot be read ({error!r}).") from None
+        if spec.kind != "shape" or spec.shape != arrays["values"].shape or "quantity" not in spec.meta:
+            raise InrError(f"{path} is damaged: its spec does not fit its values.")
+        return arrays["values"], spec
+    grids = [name for name, array in arrays.items() if array.ndim == 3]
+    if len(grids) != 1:
+        raise InrError(f"{path} needs one array with three axes (z, y, x); it holds "
+                       f"{', '.join(f'{name} {array.shape}' for name, array in arrays.items()) or 'nothing'}.")
+    return arrays[grids[0]], None
+
+
+def _read_binvox(path: Path) -> tuple[np.ndarray, Spec]:
+    """Read Patrick Min's run-length format; its file order is (x, z, y)."""
+    header: dict[str, list[str]] = {}
+    try:
+        with path.open("rb") as file:
+            if not file.readline().startswith(b"#binvox"):
+                raise ValueError("it does not start with #binvox")
+            while (line := file.readline().split()) != [b"data"]:
+                if not line:
+                    raise ValueError("its header has no end")
+                header[line[0].decode()] = [word.decode() for word in line[1:]]
+            runs = np.frombuffer(file.read(), np.uint8)
+        shape = tuple(int(n) for n in header["dim"])
+        shift, scale = [float(v) for v in header.get("translate", ["0"] * 3)], float(header.get("scale", ["1"])[0])
+        if len(shape) != 3 or not 0 < min(shape) <= max(shape) <= LARGEST or len(shift) != 3 or not scale > 0:
+            raise ValueError("its header makes no sense")
+        if len(runs) % 2 or int(runs[1::2].sum(dtype=np.int64)) != math.prod(shape):
+            raise ValueError("its voxels are cut short")
+    except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
+        raise InrError(f"{path} is not a whole .binvox file ({error}).") from None
+    values = np.repeat(runs[::2], runs[1::2]).reshape(shape).transpose(1, 2, 0)
+    centre = [low + scale * n / max(shape) / 2 for low, n in zip(shift, (shape[0], shape[2], shape[1]))]
+    axes = tuple(Axis.regular(n, half=n / max(shape)) for n in values.shape)
+    return values, Spec("shape", axes, 3, 1, UNIT_RANGE, Frame.of(centre, scale / 2),
+                        {"quantity": "occupancy", "level": 0.5, "grid": "centers"})
+
+
+def _check(quantity: str, truncation: float | None) -> None:
+    if quantity not in QUANTITIES:
+        raise InrError(f"--quantity {quantity!r} is not known.{suggestion(quantity, QUANTITIES)} "
+                       f"Known: {', '.join(QUANTITIES)}.")
+    if truncation is not None and not 0 < truncation < math.inf:
+        raise InrError(f"--truncation {truncation:g} must be above 0.")
+
+
+def _as_sdf(spec: Spec, limit: float) -> Spec:
+    """The spec of signed distances cut off at ±limit, in world units."""
+    meta: dict[str, Any] = {**spec.meta, "quantity": "sdf", "level": 0.0}
+    return spec.replace(values=ValueMap(limit, 0.0), meta=meta)
+
+
+def _near_surface(inside: Tensor) -> Tensor:
+    """Flat, sorted indices of voxels within about two of the surface."""
+    solid = inside.numpy()
+    near = np.zeros(solid.shape, bool)
+    for axis in range(3):
+        low, high = _ends(axis)
+        changed = solid[low] != solid[high]
+        near[low] |= changed
+        near[high] |= changed
+    for axis in range(3):
+        low, high = _ends(axis)
+        grown = near.copy()
+        grown[low] |= near[high]
+        grown[high] |= near[low]
+        near = grown
+    return torch.from_numpy(np.flatnonzero(near))
+
+
+def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """All but the last, and all but the first, along an axis."""
+    before = (slice(None),) * axis
+    return (*before, slice(None, -1)), (*before, slice(1, None))
+
+
+def _world(spec: Spec, index: Tensor) -> np.ndarray:
+    return spec.to_world(spec.coords(index)).numpy()
+
+
+@torch.inference_mode()
+def _evaluate(field, coords: Tensor) -> Tensor:
+    """Stored values (n,) at coords, on the CPU."""
+    device = next(field.parameters()).device
+    return torch.cat([field.stored(part.to(device))[:, 0].cpu() for part in coords.split(1 << 14)])
+
+
+def _weighted_iou(truth: Tensor, guess: Tensor, weight: Tensor) -> float:
+    union = float(weight[truth | guess].double().sum())
+    return float(weight[truth & guess].double().sum()) / union if union else 1.0
+
+
+def _two_views(bounds: np.ndarray, size: int = 256) -> Cameras:
+    """Two cameras that see a whole bounding box, from opposite sides."""
+    low, high = torch.from_numpy(np.array(bounds)).float()
+    target, radius = (low + high) / 2, float((high - low).norm()) / 2
+    away = torch.nn.functional.normalize(torch.tensor([[1.0, -1.6, 0.8], [-1.0, 1.6, 0.8]]), dim=-1)
+    poses = look_at(target + 3 * radius * away, target, torch.tensor([0.0, 0.0, 1.0]))
+    focal = size / 2 * 8**0.5           # a sphere seen from three radii away just fits
+    return Cameras(poses, torch.full((2, 2), focal), torch.full((2, 2), size / 2), torch.full((2, 2), size))
