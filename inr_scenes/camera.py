@@ -69,8 +69,8 @@ def look_at(origins: Tensor, target: Tensor, up: Tensor) -> Tensor:
     backward = torch.nn.functional.normalize(origins - target, dim=-1)
     right = torch.linalg.cross(up.expand_as(backward), backward)
     # looking straight along `up` leaves the roll open: take any
-    stray = torch.tensor([1.0, 0.0, 0.0], dtype=origins.dtype).expand_as(backward)
-    right = torch.where(right.norm(dim=-1, keepdim=True) < 1e-6, torch.linalg.cross(stray, backward) + 1e-9, right)
+    stray = torch.zeros_like(backward).scatter(-1, backward.abs().argmin(-1, keepdim=True), 1.0)
+    right = torch.where(right.norm(dim=-1, keepdim=True) < 1e-6, torch.linalg.cross(stray, backward), right)
     right = torch.nn.functional.normalize(right, dim=-1)
     return torch.stack([right, torch.linalg.cross(backward, right), backward, origins], -1)
 
@@ -93,38 +93,45 @@ def is_around(cameras: Cameras) -> bool:
     return bool(forward.mean(0).norm() < 0.9)
 
 
+def up_axis(cameras: Cameras) -> Tensor:
+    """Return the direction (3,) that is up in most pictures: a world axis where one lies within 30° of it."""
+    mean = torch.nn.functional.normalize(cameras.poses[:, :, 1].mean(0), dim=0)
+    nearest = mean.abs().argmax()
+    if mean[nearest].abs() < math.cos(math.radians(30)):
+        return mean
+    return torch.zeros(3).index_fill(0, nearest, 1.0) * mean[nearest].sign()
+
+
 def orbit(cameras: Cameras, target: Tensor, frames: int = 120, elevation: float | None = None) -> Cameras:
-    """Return `frames` cameras on a circle about the axis +Z through `target`, at the given cameras' mean distance.
+    """Return `frames` cameras on a circle around `target`, level, at the given cameras' median distance.
 
     elevation: degrees above the horizon; by default the median of the given cameras'. For cameras that stand side by
     side the circle would leave what they saw: they get `spiral` instead.
     """
     if not is_around(cameras):
         return spiral(cameras, target, frames)
-    offset = cameras.poses[:, :, 3] - target
-    radius = offset.norm(dim=-1).median()
-    if elevation is None:
-        elevation = math.degrees(torch.asin(offset[:, 2] / offset.norm(dim=-1)).median())
-    angle = torch.arange(frames) * (2 * math.pi / frames)
-    tilt = math.radians(elevation)
-    ring = torch.stack([torch.cos(angle) * math.cos(tilt), torch.sin(angle) * math.cos(tilt),
-                        torch.full_like(angle, math.sin(tilt))], -1)
-    return _like(cameras, look_at(target + radius * ring, target, torch.tensor([0.0, 0.0, 1.0])))
+    radius, tilt = _ring(cameras, target)
+    height = torch.full((frames,), float(tilt.median()) if elevation is None else math.radians(elevation))
+    return _circle(cameras, target, torch.arange(frames) * (2 * math.pi / frames), height, radius)
 
 
 def spiral(cameras: Cameras, target: Tensor, frames: int = 120, rounds: float = 2.0) -> Cameras:
-    """Return `frames` cameras winding through the region where the given cameras stand, orientation averaged.
+    """Return `frames` cameras winding through the region where the given cameras stand, back to where they began.
 
-    The spiral keeps to 80 % of the cameras' spread, so every view lies between observed ones.
+    Side by side, it keeps to 80 % of the cameras' spread, so every view lies between observed ones; around a scene, it
+    circles while it rises from the lowest tenth of the cameras to the highest and comes down again.
     """
+    t = torch.arange(frames) / frames
+    angle = 2 * math.pi * rounds * t
+    if is_around(cameras):
+        radius, tilt = _ring(cameras, target)
+        low, high = torch.quantile(tilt, torch.tensor([0.1, 0.9]))
+        return _circle(cameras, target, angle, low + (high - low) * (1 - torch.cos(2 * math.pi * t)) / 2, radius)
     mean = average_pose(cameras.poses)
     local = (cameras.poses[:, :, 3] - mean[:, 3]) @ mean[:, :3]
-    spread = 0.8 * local.abs().amax(0)
-    t = torch.arange(frames) / frames
     swing = torch.sin(math.pi * t)
-    angle = 2 * math.pi * rounds * t
-    path = torch.stack([swing * torch.cos(angle), swing * torch.sin(angle), torch.zeros(frames)], -1) * spread
-    origins = mean[:, 3] + path @ mean[:, :3].T
+    path = torch.stack([swing * torch.cos(angle), swing * torch.sin(angle), torch.zeros(frames)], -1)
+    origins = mean[:, 3] + (path * 0.8 * local.abs().amax(0)) @ mean[:, :3].T
     if _parallel(cameras):
         poses = torch.cat([mean[:, :3].expand(frames, 3, 3), origins[:, :, None]], -1)
     else:
@@ -159,6 +166,24 @@ def read_path(path: Path, to_scene: Tensor | None = None) -> tuple[Cameras, floa
     size = torch.tensor([[height, width]]).expand(len(poses), 2)
     fps = len(frames) / float(data.get("seconds") or len(frames) / 24)
     return Cameras(poses[:, :3], focal, centre, size), fps
+
+
+def _ring(cameras: Cameras, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the cameras' median distance from `target`, and each one's elevation in radians."""
+    offset = cameras.poses[:, :, 3] - target
+    distance = offset.norm(dim=-1)
+    return distance.median(), torch.asin(((offset @ up_axis(cameras)) / distance).clamp(-1, 1))
+
+
+def _circle(cameras: Cameras, target: Tensor, angle: Tensor, tilt: Tensor, radius: Tensor) -> Cameras:
+    """Cameras looking at `target` from around it, starting in front of world +X (or another axis across)."""
+    up = up_axis(cameras)
+    across = torch.zeros(3).index_fill(0, 0 if up[0].abs() < 0.9 else 1, 1.0)
+    front = torch.nn.functional.normalize(across - (across @ up) * up, dim=0)
+    side = torch.linalg.cross(up, front)
+    ring = torch.stack([torch.cos(tilt) * torch.cos(angle), torch.cos(tilt) * torch.sin(angle), torch.sin(tilt)], -1)
+    origins = target + radius * ring @ torch.stack([front, side, up])
+    return _like(cameras, look_at(origins, target, up))
 
 
 def _like(cameras: Cameras, poses: Tensor) -> Cameras:
