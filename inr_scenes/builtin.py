@@ -4,6 +4,9 @@ from .hookspecs import Command, hookimpl
 
 COMMANDS = {
     "fit": "fit one field to one signal",
+    "train": "train a generalizable field on a folder of signals",
+    "encode": "turn signals into fields with a trained model, in one pass each",
+    "tokens": "which region each latent token governs",
     "solve": "recover a signal from measurements",
     "export": "write a field to a file: the suffix decides",
     "render": "novel views of a light field or a shape",

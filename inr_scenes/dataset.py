@@ -1,5 +1,6 @@
 """Sets of signals: a folder decoded once into one file that is mapped, so that a set may be larger than memory."""
 
+import functools
 import hashlib
 import json
 import os
@@ -21,6 +22,7 @@ from .errors import InrError
 from .metrics import psnr
 from .settings import to_dict
 from .signal import GridSignal, Signal
+from .signals.lightfield import LightFieldSignal
 from .spec import Spec
 
 LAYOUT = 1                          # of the cache; another number is another cache
@@ -164,11 +166,11 @@ def _cache(cache) -> Path:
     return Path(pooch.os_cache("inr_scenes")) / "sets"
 
 
-def _decode(cls, settings, path: Path) -> dict[str, Any] | str:
+def _decode(cls, settings, like: Spec | None, path: Path) -> dict[str, Any] | str:
     """Read one signal into plain arrays; or return the line that says why it cannot be read."""
     values = {name: getattr(settings, name) for name in settings.__dataclass_fields__}
     try:
-        signal = cls.load(path, **values)
+        signal = cls.load(path, like=like, **values)
     except InrError as error:
         return str(error)
     found = {"name": signal.name, "spec": signal.spec.to_json(), "gain": getattr(signal, "gain", 1.0)}
@@ -177,6 +179,8 @@ def _decode(cls, settings, path: Path) -> dict[str, Any] | str:
     cameras = signal.spec.cameras
     if cameras is None:
         return f"{path} is of kind {signal.kind!r}, whose sets cannot be trained on."
+    if len(signal) != signal.spec.size:
+        return f"{path} has masked pixels; sets of light fields need whole views."
     rays, net = signal.sample(torch.arange(len(signal)))
     stored = signal.spec.values.to_stored(net)
     return found | {"rays": rays.numpy(), "data": (stored.clamp(0, 1) * 255).round().to(torch.uint8).numpy(),
@@ -222,15 +226,26 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
 
 
 def _decoded(cls, settings, paths, workers: int) -> Iterator[dict[str, Any] | str]:
+    like = _frame(cls, settings, paths)
     if workers <= 0:
-        yield from (_decode(cls, settings, path) for path in paths)
+        yield from (_decode(cls, settings, like, path) for path in paths)
         return
     import multiprocessing
 
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
         for low in range(0, len(paths), 64 * workers):      # so that no more than this waits in memory
             part = paths[low:low + 64 * workers]
-            yield from pool.map(_decode, [cls] * len(part), [settings] * len(part), part, chunksize=8)
+            yield from pool.map(functools.partial(_decode, cls, settings, like), part, chunksize=8)
+
+
+def _frame(cls, settings, paths) -> Spec | None:
+    """Return what light fields of a set share: the frame and the size of the first that can be read."""
+    for path in paths if issubclass(cls, LightFieldSignal) else ():
+        try:
+            return cls.load(path, **vars(settings)).spec
+        except InrError:
+            continue
+    return None
 
 
 def _read(target: Path) -> SignalSet:

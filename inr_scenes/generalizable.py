@@ -104,6 +104,10 @@ class GeneralizableField(nn.Module):
         """Names `suggest` understands."""
         return ("fast", "published")
 
+    def notes(self) -> list[str]:
+        """Return lines for whoever trained this field."""
+        return []
+
     def baked(self) -> "GeneralizableField":
         """Return what is saved."""
         return self
@@ -160,14 +164,6 @@ class BoundField(Field):
         self.decoder.requires_grad_(what == "all")
         return self
 
-    def without(self, name: str, token: int) -> "BoundField":
-        """Return a copy with one token of the latent `name` replaced by zero."""
-        other = BoundField(self.model, self.config, self.spec).to(self.device)
-        other.load_state_dict(self.state_dict())
-        with torch.no_grad():
-            other.latents[name][token] = 0
-        return other.eval()
-
     @property
     def device(self) -> torch.device:
         """Where the latents live."""
@@ -181,7 +177,7 @@ def template(spec: Spec) -> Spec:
     return spec.replace(cameras=None, meta={**spec.meta, "view_shape": spec.cameras.size[0].tolist()})
 
 
-class Views(Signal):
+class SupportViews(Signal):
     """Some views of a light field as a signal of their own: what few-shot encoding looks at."""
 
     kind = "lightfield"
@@ -191,6 +187,8 @@ class Views(Signal):
         views = torch.as_tensor(list(views))
         if not len(views) or int(views.max()) >= len(cameras) or int(views.min()) < 0:
             raise InrError(f"{signal.name} has the views 0 to {len(cameras) - 1}; {views.tolist()} cannot be taken.")
+        if len(signal) != signal.spec.size:
+            raise InrError(f"{signal.name} has masked pixels; few-shot encoding needs whole views.")
         sizes = cameras.size.prod(-1)
         ends = sizes.cumsum(0)
         self.index = torch.cat([torch.arange(int(ends[v] - sizes[v]), int(ends[v])) for v in views]).to(signal.device)
@@ -230,6 +228,37 @@ def posed_views(signals: Sequence[Signal]) -> Tensor:
     if len({part.shape for part in batch}) > 1:
         raise InrError("The light fields of a batch differ in size or number of views; give one size.")
     return torch.stack(batch)
+
+
+@torch.no_grad()
+def token_maps(field: BoundField, coords: Tensor, batch: int = 8) -> Tensor:
+    """Return how far the values at coords (n, in) move when each token is replaced by zero, (tokens, n).
+
+    A row is scaled to a maximum of 1 (Lee et al., NeurIPS 2023, section 4.3); one without any change stays zero.
+    """
+    whole = {name: value[None] for name, value in field.latents.items()}
+    base = field.decoder(coords[None], field.decoder.prepare(whole))
+    maps = []
+    for name, value in field.latents.items():
+        for tokens in torch.arange(len(value), device=value.device).split(batch):
+            changed = {other: v.expand(len(tokens), *v.shape[1:]) for other, v in whole.items()}
+            changed[name] = changed[name].clone()
+            changed[name][torch.arange(len(tokens)), tokens] = 0
+            maps.append((field.decoder(coords[None], field.decoder.prepare(changed)) - base).abs().mean(-1))
+    found = torch.cat(maps)
+    return found / found.amax(1, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
+
+
+def concentration(maps: Tensor, share: float = 0.1) -> float:
+    """Return the median over tokens of how much of a map's energy its strongest samples hold.
+
+    share: of the samples that count as the strongest; a token that acts alike everywhere scores `share`, one that acts
+    on a small region 1.
+    """
+    energy = maps.square().sort(1, descending=True).values
+    count = max(1, round(share * maps.shape[1]))
+    total = energy.sum(1)
+    return float((energy[:, :count].sum(1) / total.clamp_min(1e-30))[total > 0].median())
 
 
 def digest(decoder: nn.Module) -> str:

@@ -4,8 +4,10 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+
+import numpy as np
 
 from .errors import need
 from .fit import Step
@@ -34,8 +36,9 @@ def log(steps: Iterable[Step], path: Path, every: float = 0.5) -> Iterator[Step]
             yield step
 
 
-def tensorboard(steps: Iterable[Step], folder: Path) -> Iterator[Step]:
-    """Write loss, learning rate and metrics as TensorBoard scalars under `folder`."""
+def tensorboard(steps: Iterable[Step], folder: Path,
+                pictures: Callable[[], list] = list) -> Iterator[Step]:
+    """Write loss, learning rate, metrics, and at every look pairs of truth and reconstruction under `folder`."""
     need("tensorboard", extra="tensorboard", why="for --track tensorboard")
     writer = need("torch.utils.tensorboard", extra="tensorboard").SummaryWriter(str(folder))
     try:
@@ -45,6 +48,9 @@ def tensorboard(steps: Iterable[Step], folder: Path) -> Iterator[Step]:
                 writer.add_scalar("lr", step.lr, step.step)
                 for name, value in step.metrics.items():
                     writer.add_scalar(name, value, step.step)
+            for i, pair in enumerate(pictures() if step.metrics else ()):
+                both = [part.repeat(3, -1) if part.shape[-1] == 1 else part[..., :3] for part in pair]
+                writer.add_image(f"truth and reconstruction/{i}", np.concatenate(both, 1), step.step, dataformats="HWC")
             yield step
     finally:
         writer.close()

@@ -18,7 +18,7 @@ from .device import resolve_device
 from .errors import InrError, suggestion
 from .field import CHUNK
 from .fit import CHECK_EVERY, PRECISIONS, Diverged, Step, parse_goal
-from .generalizable import GeneralizableField, Views
+from .generalizable import GeneralizableField, SupportViews
 from .metrics import psnr
 from .optim import SCHEDULES, Optimizers, rate
 from .signal import Signal
@@ -97,7 +97,7 @@ class Validation:
         for signal in list(self.signals)[:self.shown]:
             seen, asked = self._parts(signal)
             if signal.spec.cameras is not None:
-                asked, shape = Views(asked, [0]), signal.spec.cameras.size[0].tolist()
+                asked, shape = SupportViews(asked, [0]), signal.spec.cameras.size[0].tolist()
             elif len(signal.spec.shape) == 2:
                 shape = signal.spec.shape
             else:
@@ -119,7 +119,7 @@ class Validation:
             return signal, signal
         count = len(signal.spec.cameras)
         seen = spread(count, min(self.views, count - 1))
-        return Views(signal, seen), Views(signal, [v for v in range(count) if v not in seen])
+        return SupportViews(signal, seen), SupportViews(signal, [v for v in range(count) if v not in seen])
 
 
 @torch.no_grad()
@@ -285,7 +285,7 @@ class Drawer:
             for number, signal in zip(numbers.tolist(), signals):
                 generator = torch.Generator().manual_seed((seed + number) % (1 << 62))
                 order = torch.randperm(len(signal.spec.cameras), generator=generator)
-                seen.append(Views(signal, order[:views].tolist()))
+                seen.append(SupportViews(signal, order[:views].tolist()))
                 pairs.append(signal.sample(self._points(len(signal), generator)))
             coords = torch.stack([c for c, _ in pairs])
         values = torch.stack([v for _, v in pairs])

@@ -16,7 +16,7 @@ from inr_scenes.plugins import host
 PACKAGE = Path(inr_scenes.__file__).parent
 FLOORS = [
     {"errors"},
-    {"files", "device", "camera", "metrics", "settings", "media"},
+    {"files", "device", "camera", "metrics", "settings", "media", "lightning"},
     {"spec", "derivatives"},
     {"hookspecs", "units", "optim", "catalog"},
     {"plugins", "signal"},

@@ -61,7 +61,7 @@ def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str,
     parts = (RunOptions, FitConfig, cls.Config, *source.options, Output)
     command = f"{source.command} {name}"
     given = flags(arguments)
-    stored = _flat(config, "load") | _flat(config, "problem") | _flat(config, "run")
+    stored = section_of(config, "load") | section_of(config, "problem") | section_of(config, "run")
     first = parse(parts, arguments, prog=command, description=describe(cls), defaults=stored)
     options = first[RunOptions]
     if options.preset not in cls.presets():
@@ -73,7 +73,7 @@ def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str,
     grid = recipe.grid if "grid" not in given and "grid" not in config.get("load", {}) else None
     if grid and hasattr(signal, "regrid"):
         signal.regrid(grid)
-    defaults = {**recipe.config, **recipe.fit, **stored, **_flat(config, "model"), **_flat(config, "fit")}
+    defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **section_of(config, "fit")}
     chosen = parse(parts, arguments, prog=command, description=describe(cls), defaults=budget(defaults, given))
     fit_config = chosen[FitConfig]
     field = build(cls, signal.spec, values(chosen[cls.Config]), seed=fit_config.seed)
@@ -106,14 +106,16 @@ def values(settings) -> dict[str, Any]:
     return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
 
 
-def names(arguments: Sequence[str], config: Mapping[str, Any]) -> tuple[str | None, str | None]:
+def names(arguments: Sequence[str], config: Mapping[str, Any],
+          known: Sequence[type] | None = None) -> tuple[str | None, str | None]:
     """Find FIELD and SIGNAL among flags in any order: the installed field's name, and the word after it.
 
-    A signal that stands elsewhere is the word that exists as a file and is no flag's value. `config` fills in.
+    A signal that stands elsewhere is the word that exists as a file and is no flag's value. `config` fills in. known:
+    the field classes to choose from; default: those that fit one signal.
     """
     from ..plugins import host
 
-    fields = [cls.name for cls in host().fields()]
+    fields = [cls.name for cls in (host().fields() if known is None else known)]
     field = next((a for a in arguments if a in fields), None)
     if field is None:
         word = next((a for a in arguments if not a.startswith("-")), None)
@@ -168,7 +170,7 @@ def configuration(arguments: Sequence[str]) -> dict[str, Any]:
     return read_config(path) if path is not None else {}
 
 
-def _flat(config: Mapping[str, Any], section: str) -> dict[str, Any]:
+def section_of(config: Mapping[str, Any], section: str) -> dict[str, Any]:
     """Return a section's settings with lists as the tuples the dataclasses hold."""
     return {name: _tuples(value) for name, value in config.get(section, {}).items()}
 

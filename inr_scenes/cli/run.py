@@ -1,11 +1,12 @@
 """A run folder: one fit with its archive, config, metrics and the state to resume from."""
 
 import contextlib
+import functools
 import os
 import shutil
 import signal as signals
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,22 +116,26 @@ def read_config(path) -> dict[str, Any]:
         raise InrError(f"{path} is not TOML: {error}.") from None
 
 
-def execute(run: Run, field, signal, config, facts: dict[str, str], settings: dict[str, Any]) -> dict[str, Any]:
+def execute(run: Run, field, signal, config, facts: dict[str, str], settings: dict[str, Any],
+            loop: Callable[..., Iterator] | None = None, command: str = "fit") -> dict[str, Any]:
     """Fit into a run folder; returns the result the command prints.
 
-    A run that is interrupted (Ctrl-C, SIGTERM) or diverges saves its archive and its state first.
+    A run that is interrupted (Ctrl-C, SIGTERM) or diverges saves its archive and its state first. loop: the steps of
+    another command than fit, called with `resume`; `signal` then is what the field is measured against.
     """
     from .. import track
     from ..archive import save
     from ..fit import Diverged, check, steps
 
-    check(config)
+    if loop is None:
+        check(config)
+        loop = functools.partial(steps, field, signal, config)
     state = run.state()
     run.begin(settings)
-    looped = steps(field, signal, config, resume=state)
+    looped = loop(resume=state)
     looped = track.log(looped, run.folder / METRICS)
     if run.options.track == "tensorboard":
-        looped = track.tensorboard(looped, run.folder / "tensorboard")
+        looped = track.tensorboard(looped, run.folder / "tensorboard", lambda: signal.pictures(field))
     last, diverged, best = None, None, {}
     done = {"step": state["step"], "seconds": state["seconds"]} if state else {"step": 0, "seconds": 0.0}
     with _interrupts() as stopped:
@@ -157,8 +162,8 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
     metrics = {} if stopped else signal.metrics(field)
     save(field, run.archive, metrics=metrics, fit={**done, **facts}, dtype=run.options.dtype)
     if stopped:
-        raise Interrupted(f"stopped at step {done['step']} and saved. Go on with: inr fit --resume -o {run.folder}",
-                          stopped[0])
+        raise Interrupted(f"stopped at step {done['step']} and saved. "
+                          f"Go on with: inr {command} --resume -o {run.folder}", stopped[0])
     if diverged:
         raise InrError(f"{diverged} It is in {run.archive}.")
     if run.options.sheet:

@@ -1,0 +1,178 @@
+"""inr encode ARCHIVE SIGNAL… -o OUT: one pass through a trained model makes a field of each signal."""
+
+import dataclasses
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InrError
+from .common import Output, parse
+from .fit import flags, values, wants_help
+
+
+@dataclass(frozen=True)
+class Encode:
+    """What to encode, and how far to refine it."""
+
+    archive: str
+    """Archive of a trained model, or its run folder."""
+    signals: tuple[str, ...]
+    """Files or folders of the signals."""
+    output: str | None = None
+    """Archive to write; of several signals a folder."""
+    steps: int = 0
+    """Steps of test-time optimisation after the pass."""
+    tune: str = "latents"
+    """What those steps change: latents (the model stays as it is) or all (the decoder too)."""
+    lr: float = 3e-3
+    """Learning rate of the test-time optimisation of latents; a tenth of it with --tune all."""
+    share: bool = False
+    """Write only the latents, in --bits each, with the hash of the model they need."""
+    bits: int = 8
+    """Bits of each latent number with --share: 1 to 8."""
+    views: tuple[int, ...] = ()
+    """Light fields: support views that are encoded; default: all training views, at most five of them."""
+    overwrite: bool = False
+    """Replace an output that is there."""
+    device: str = "auto"
+    """auto or a torch device."""
+
+
+def run(arguments: list[str]) -> dict[str, Any]:
+    """Encode signals with a trained model. The results are ordinary archives: info, eval, export, render take them."""
+    from ..archive import header, open
+    from ..generalizable import GeneralizableField
+    from ..plugins import find_signal
+
+    loose = [a for a in arguments if not a.startswith("-")]
+    signal_cls = None
+    if loose and not wants_help(arguments):
+        head = header(loose[0])
+        if head.get("role") != "model":
+            raise InrError(f"{loose[0]} holds no generalizable model; inr train makes them.")
+        signal_cls = find_signal(head["spec"]["kind"])
+    parts = (Encode, Output, *((signal_cls.Options,) if signal_cls else ()))
+    chosen = parse(parts, arguments, prog="encode", description=run.__doc__ or "", positional=("archive", "signals"))
+    options = chosen[Encode]
+    if options.output is None:
+        raise InrError("name where to write with -o: an archive, or a folder for several signals.")
+    if not options.signals:
+        raise InrError("name a signal to encode: inr encode ARCHIVE SIGNAL… -o OUT.")
+    targets = _targets(options)
+    model = open(options.archive, device=options.device)
+    if not isinstance(model, GeneralizableField):
+        raise InrError(f"{options.archive} holds no generalizable model; inr train makes them.")
+    given = flags(arguments)
+    load = {k: v for k, v in values(chosen[signal_cls.Options]).items() if k in given}
+    results = {}
+    for path, target in zip(options.signals, targets):
+        results[path] = _encode(model, signal_cls, path, target, options, load)
+    if len(results) == 1:
+        return next(iter(results.values()))
+    psnr = [r["metrics"]["psnr"] for r in results.values() if "psnr" in r["metrics"]]
+    return {"output": str(Path(options.output).expanduser()), "encoded": results,
+            "metrics": {"psnr": sum(psnr) / len(psnr)} if psnr else {}}
+
+
+def _targets(options: Encode) -> list[Path]:
+    output = Path(options.output).expanduser()
+    if len(options.signals) == 1 and (output.suffix == ".safetensors" or not output.is_dir()):
+        targets = [output if output.suffix else output.with_suffix(".safetensors")]
+    elif output.suffix == ".safetensors":
+        raise InrError(f"-o names a folder when several signals are encoded, as {output.with_suffix('')}.")
+    else:
+        targets = [output / f"{Path(path).stem}.safetensors" for path in options.signals]
+    if len(set(targets)) < len(targets):
+        raise InrError("Two of the signals have the same name; encode them into different folders.")
+    for target in targets:
+        if target.exists() and not options.overwrite:
+            raise InrError(f"{target} is there already. Replace it with --overwrite or choose another place with -o.")
+    return targets
+
+
+def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: dict[str, Any]) -> dict[str, Any]:
+    import torch
+
+    from ..archive import open, save
+
+    if not Path(path).expanduser().exists():
+        raise InrError(f"{path} does not exist.")
+    signal, seen = _load(model, signal_cls, path, options, load)
+    start = time.perf_counter()
+    with torch.no_grad():
+        field = model.field(model.encode([seen]), signal.spec)
+    seconds = {"encode": time.perf_counter() - start}
+    if options.steps:
+        start = time.perf_counter()
+        refine(field, seen, options.steps, options.tune, options.lr, options.device)
+        seconds["refine"] = time.perf_counter() - start
+    signal.to(field.device)
+    share = options.bits if options.share else None
+    facts = {"signal": str(path), "kind": signal.kind, "steps": options.steps,
+             "seconds": round(sum(seconds.values()), 3), "model": str(options.archive)}
+    if share is not None:                           # measured as it will be opened: from the quantised latents
+        if options.tune == "all" and options.steps:
+            raise InrError("--share stores latents alone, so the decoder must stay: leave --tune all out.")
+        save(field, target, fit=facts, share=share)
+        field = open(target, model=model, device=options.device)
+    metrics = signal.metrics(field.eval())
+    save(field, target, metrics=metrics, fit=facts, share=share)
+    result = {"output": str(target), "field": model.name, "signal": str(path), "bytes": target.stat().st_size,
+              "latents": sum(v.numel() for v in field.latents.values()), "steps": options.steps,
+              "seconds": round(sum(seconds.values()), 4), "metrics": metrics}
+    if signal.kind == "image" and share is not None:
+        result["payload_bytes"] = sum(-(-v.numel() * share // 8) + 8 * v.shape[-1] for v in field.latents.values())
+        result |= {"jpeg_bytes": jpeg_bytes(signal.array().cpu().numpy(), metrics["psnr"])}
+    return result
+
+
+def _load(model, signal_cls, path: str, options: Encode, load: dict[str, Any]):
+    """Return the signal, and the part of it that is encoded."""
+    from ..generalizable import SupportViews
+
+    if signal_cls.kind != "lightfield":
+        if options.views:
+            raise InrError("--views chooses support views of light fields; this model encodes whole signals.")
+        signal = signal_cls.load(Path(path).expanduser(), **load)
+        return signal, signal
+    load = {"size": tuple(model.spec.meta["view_shape"]), **load}
+    signal = signal_cls.load(Path(path).expanduser(), like=model.spec, **load)
+    views = options.views or _spread(len(signal.spec.cameras), 5)
+    return signal, SupportViews(signal, views)
+
+
+def _spread(count: int, most: int) -> tuple[int, ...]:
+    chosen = min(count, most)
+    return tuple(i * count // chosen for i in range(chosen))
+
+
+def refine(field, signal, steps: int, tune: str, lr: float, device: str = "auto") -> None:
+    """Optimise an encoded field on its own signal: its latents alone, or the decoder with them at a tenth of `lr`."""
+    from ..fit import FitConfig
+    from ..fit import steps as fit_steps
+
+    config = FitConfig(steps=steps, lr=lr if tune == "latents" else lr / 10, warmup=0, device=device)
+    config = dataclasses.replace(config, batch=min(config.batch, len(signal)))
+    for _ in fit_steps(field.tune(tune), signal, config):
+        pass
+    field.requires_grad_(False)
+
+
+def jpeg_bytes(image, psnr: float) -> int:
+    """Return the bytes of the smallest JPEG of an image (h, w, c) in [0, 1] that reaches a PSNR, or of the best one."""
+    import numpy as np
+    from PIL import Image
+
+    from ..media import to_bytes
+    from ..metrics import psnr as of
+
+    pixels = to_bytes(image[..., 0] if image.shape[-1] == 1 else image[..., :3])
+    for quality in range(1, 101):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "JPEG", quality=quality)
+        decoded = np.asarray(Image.open(buffer), np.float64)
+        if of(float(np.square((decoded - pixels) / 255).mean())) >= psnr:
+            break
+    return len(buffer.getvalue())

@@ -1,0 +1,129 @@
+"""inr train FIELD FOLDER: train a generalizable field on many signals."""
+
+import functools
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import InrError, suggestion
+from .common import Output, note, parse
+from .fit import Names, configuration, describe, flags, names, section_of, values, wants_help
+from .run import Run, RunOptions, budget, execute, plain
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """The set, and what it is trained on."""
+
+    kind: str | None = None
+    """Kind of the signals; default: what most of the folder's entries are."""
+    validation: int = 32
+    """Signals held out of the training, chosen by the seed; their PSNR is the training's quality."""
+    support: int = 3
+    """Light fields: views that validation encodes; it asks for all others."""
+    on_error: str = "skip"
+    """A file that cannot be read: skip (named in a warning) or stop."""
+    workers: int = 0
+    """Processes that decode the set the first time; 0: this one."""
+    cache: str | None = None
+    """Folder for the decoded set; default: the user's cache."""
+    devices: int = 1
+    """Accelerators, or CPU processes, on each machine."""
+    nodes: int = 1
+    """Machines; start the same command on each, as Lightning Fabric documents."""
+
+
+def run(arguments: list[str]) -> dict[str, Any] | None:
+    """Train a generalizable field on a folder of signals. Flags go before --config, that before its suggestion."""
+    from ..dataset import members
+    from ..plugins import find_model, host
+    from ..train import TrainConfig
+
+    config = configuration(arguments)
+    name, folder = names(arguments, config, host().models())
+    if name is None:
+        if wants_help(arguments):
+            parse((Names, RunOptions, SetOptions, TrainConfig, Output), arguments, prog="train",
+                  description=run.__doc__ or "", positional=("field", "signal"))
+        raise InrError("name what to train on what: inr train FIELD FOLDER. inr list shows what is installed.")
+    cls = find_model(name)
+    if folder is None and not wants_help(arguments):
+        raise InrError(f"name a folder of signals: inr train {name} FOLDER.")
+    rest = [a for a in arguments if a not in (name, folder)]
+    stored = section_of(config, "load") | section_of(config, "run") | section_of(config, "set")
+    kind = _value(rest, "--kind") or stored.get("kind")
+    signal_cls = members(folder, kind)[0] if folder is not None and Path(folder).expanduser().is_dir() else None
+    if signal_cls is None and not wants_help(arguments):
+        raise InrError(f"{folder} is no folder. A set is a folder of signals of one kind.")
+    parts = (RunOptions, SetOptions, TrainConfig, cls.Config, *((signal_cls.Options,) if signal_cls else ()), Output)
+    command = f"train {name}"
+    first = parse(parts, rest, prog=command, description=describe(cls), defaults=stored)
+    options = first[RunOptions]
+    if options.preset not in cls.presets():
+        raise InrError(f"{name} has no preset {options.preset!r}.{suggestion(options.preset, cls.presets())} "
+                       f"Known: {', '.join(cls.presets())}.")
+    target = Run(options, f"{Path(folder).expanduser().resolve().name}-{name}")
+    found = _open(folder, first[SetOptions], values(first[signal_cls.Options]))
+    recipe = cls.suggest(found[0], options.preset)
+    defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **section_of(config, "fit")}
+    chosen = parse(parts, rest, prog=command, description=describe(cls), defaults=budget(defaults, flags(rest)))
+    return _train(target, cls, found, folder, chosen, signal_cls)
+
+
+def _train(target: Run, cls, found, folder: str, chosen, signal_cls) -> dict[str, Any] | None:
+    from ..generalizable import build_model
+    from ..train import TrainConfig, Validation, check, train_steps
+
+    config, options = chosen[TrainConfig], chosen[SetOptions]
+    check(config)
+    training, held_out = found.split(options.validation, config.seed)
+    field = build_model(cls, found.spec, values(chosen[cls.Config]), seed=config.seed)
+    validation = Validation(held_out, options.support)
+    fabric = _fabric(options, config)
+    if fabric is not None and fabric.global_rank != 0:      # the other processes only help
+        state = target.state()
+        for _ in train_steps(field, training, config, validation=validation, resume=state, fabric=fabric):
+            pass
+        return None
+    settings = {"field": cls.name, "signal": str(Path(folder).expanduser().resolve()),
+                "run": {"preset": target.options.preset, "dtype": target.options.dtype},
+                "set": plain(options), "load": plain(chosen[signal_cls.Options]),
+                "model": plain(chosen[cls.Config]), "fit": plain(config)}
+    facts = {"field": cls.name, "signal": str(folder), "kind": found.spec.kind, "signals": str(len(training))}
+    loop = functools.partial(train_steps, field, training, config, validation=validation, fabric=fabric)
+    return execute(target, field, validation, config, facts, settings, loop, "train")
+
+
+def _open(folder, options: SetOptions, load: dict[str, Any]):
+    """Open the set; what was left out goes to stderr, a line a file."""
+    from ..dataset import open_set
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = open_set(folder, kind=options.kind, options=load, on_error=options.on_error, workers=options.workers,
+                         cache=options.cache)
+    for line in found.skipped:
+        note(f"left out: {line}")
+    return found
+
+
+def _fabric(options: SetOptions, config):
+    """Launch Lightning Fabric when there is more than one process to train in."""
+    if options.devices * options.nodes < 2:
+        return None
+    from ..device import resolve_device
+    from ..lightning import fabric
+
+    found = fabric(resolve_device(config.device).type, options.devices, options.nodes)
+    found.launch()
+    return found
+
+
+def _value(arguments: list[str], flag: str) -> str | None:
+    for word, following in zip(arguments, [*arguments[1:], None]):
+        if word == flag:
+            return following
+        if word.startswith(f"{flag}="):
+            return word.partition("=")[2]
+    return None
