@@ -18,7 +18,7 @@ COMMANDS = {
     "info": "what an archive holds, from its header alone",
     "list": "installed fields, signals, problems and exporters",
     "plugins": "installed plugins, and those that failed to load",
-    "data": "list, get: public data sets with verified checksums",
+    "data": "list, get: public data sets with verified checksums; views: posed views of meshes",
     "doctor": "check this installation; say what mends it",
 }
 
