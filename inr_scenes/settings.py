@@ -1,7 +1,11 @@
 """Dataclasses of settings to and from plain dictionaries, checked field by field."""
 
+import ast
 import dataclasses
 import functools
+import inspect
+import itertools
+import textwrap
 import types
 import typing
 from collections.abc import Mapping
@@ -28,6 +32,23 @@ def from_dict(cls: type, data: Mapping[str, Any], where: str) -> Any:
             kind = getattr(hints[name], "__name__", hints[name])
             raise InrError(f"{where}: {name} = {value!r} should be {kind}.") from None
     return cls(**values)
+
+
+@functools.cache
+def help_of(cls: type) -> dict[str, str]:
+    """Return the docstring under each field of a dataclass, bases included."""
+    texts: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
+        except (OSError, TypeError, SyntaxError):
+            continue
+        for field, text in itertools.pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                texts[field.target.id] = inspect.cleandoc(str(text.value.value))
+    return texts
 
 
 @functools.cache

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from .camera import Cameras, look_at
-from .cli.common import help_of
 from .errors import InrError
 from .export import export_facts
 from .field import Field, build
 from .fit import FitConfig, fit
 from .hookspecs import Exporter
+from .settings import help_of
 from .signal import Signal
 
 KINDS = ("image", "video", "audio", "shape", "lightfield")
@@ -128,7 +128,7 @@ def small_signal(kind: str) -> Signal:
     if kind == "audio":
         from .signals.audio import AudioSignal
         t = np.arange(600) / 8000
-        return AudioSignal.from_array(0.5 * np.sin(2 * np.pi * 220 * t) + 0.2 * np.sin(2 * np.pi * 450 * t), 8000,
+        return AudioSignal.from_array(0.5 * np.sin(2 * np.pi * 30 * t) + 0.2 * np.sin(2 * np.pi * 70 * t), 8000,
                                       name="small")
     if kind == "shape":
         from .signals.shape import ShapeSignal

@@ -90,7 +90,7 @@ def test_public_names_win_over_submodules():
 
 
 def test_every_setting_has_help():
-    from inr_scenes.cli.common import help_of
+    from inr_scenes.settings import help_of
     from inr_scenes.fit import FitConfig
     classes = [FitConfig, *(f.Config for f in host().fields()), *(s.Options for s in host().signals()),
                *(e.options for e, _ in host().collect("inr_exporters"))]

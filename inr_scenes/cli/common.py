@@ -1,20 +1,16 @@
 """What the commands share: flags from dataclasses, results on stdout, everything else on stderr."""
 
-import ast
 import dataclasses
-import functools
-import inspect
-import itertools
 import json
 import math
 import sys
-import textwrap
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from ..errors import InrError
+from ..settings import help_of
 
 
 @dataclass(frozen=True)
@@ -56,23 +52,6 @@ def parse(parts: Sequence[type], arguments: Sequence[str], *, prog: str, descrip
     flat.__doc__ = description
     values = tyro.cli(flat, args=list(arguments), prog=f"inr {prog}", description=description)
     return {cls: cls(**{f.name: getattr(values, f.name) for f in dataclasses.fields(cls)}) for cls in parts}
-
-
-@functools.cache
-def help_of(cls: type) -> dict[str, str]:
-    """Return the docstring under each field of a dataclass, bases included."""
-    texts: dict[str, str] = {}
-    for base in reversed(cls.__mro__):
-        if not dataclasses.is_dataclass(base):
-            continue
-        try:
-            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
-        except (OSError, TypeError, SyntaxError):
-            continue
-        for field, text in itertools.pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-                texts[field.target.id] = inspect.cleandoc(str(text.value.value))
-    return texts
 
 
 def emit(result: Mapping[str, Any], as_json: bool) -> None:
