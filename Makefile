@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PLUGINS := $(wildcard plugins/*/pyproject.toml)
+JOBS ?= $(shell nproc 2>/dev/null || echo 2)
 STAMP := $(VENV)/.installed
 
 .PHONY: demo test lint slow clean
@@ -17,7 +18,7 @@ demo: $(STAMP)
 	@$(BIN)/python datasets/demo.py demo
 
 test: $(STAMP) lint
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
 
 slow: $(STAMP)
 	@$(BIN)/python -m pytest -m slow

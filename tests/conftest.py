@@ -9,7 +9,8 @@ import torch
 ROOT = Path(__file__).parents[1]
 DATA = Path(os.environ.get("INR_TEST_DATA", ROOT.parent / "shared" / "data"))
 
-torch.set_num_threads(2)
+if "PYTEST_XDIST_WORKER" in os.environ:        # the workers share the cores
+    torch.set_num_threads(1)
 
 
 def data(name: str) -> Path:
