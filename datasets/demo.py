@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SHAPE, SCENE = HERE / "shape" / "gyroid.ply", HERE / "lightfield"
+SHAPE, SCENE = HERE / "shape" / "knot.ply", HERE / "lightfield"
 
 
 def inr(*arguments) -> dict:

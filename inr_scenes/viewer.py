@@ -10,7 +10,8 @@ from .field import Field
 from .spec import Spec
 
 
-def view(field: Field, *, port: int = 8080, size: int = 256, resolution: int = 192, seconds: float | None = None) -> None:
+def view(field: Field, *, port: int = 8080, size: int = 256, resolution: int = 192,
+         seconds: float | None = None) -> None:
     """Serve a field until interrupted: shapes as a mesh, light fields as the view from the browser's camera.
 
     size: height of light-field views. resolution: of a shape's mesh. seconds: stop after that time. Raises InrError for
@@ -37,7 +38,7 @@ def view(field: Field, *, port: int = 8080, size: int = 256, resolution: int = 1
 
 def _follow(server, field: Field, size: int) -> None:
     """Put each browser where the scene was seen from, and show it what its camera sees."""
-    from .render import view_image
+    from .render import frames
 
     spec = field.spec
     start = spec.cameras.poses[0].numpy()
@@ -50,7 +51,7 @@ def _follow(server, field: Field, size: int) -> None:
         def moved(_: Any = None) -> None:
             width = max(1, round(size * client.camera.aspect))
             camera = browser_camera(client.camera.wxyz, client.camera.position, client.camera.fov, size, width)
-            client.scene.set_background_image(view_image(field, camera, 0), format="jpeg")
+            client.scene.set_background_image(next(frames(field, camera)), format="jpeg")
 
         client.camera.on_update(moved)
 
