@@ -184,7 +184,9 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             for i, part in enumerate(parts):
                 together = not fabric or i == len(parts) - 1
                 with nullcontext() if together else fabric.no_backward_sync(objective):
-                    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+                    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None), \
+                            torch.random.fork_rng(devices=[]):
+                        torch.manual_seed(config.seed * 1_000_003 + step)       # for encoders that draw what they see
                         value = objective(part) / len(parts)
                     (fabric.backward if fabric else torch.Tensor.backward)(scaler.scale(value))
                 loss += value.detach()

@@ -1,4 +1,4 @@
-"""Generalizable fields: `lainr`, and `ipc`, `transinr` it is compared with."""
+"""The generalizable field `lainr`, and those it is compared with."""
 
 from inr_scenes import hookimpl
 
@@ -6,5 +6,6 @@ from inr_scenes import hookimpl
 @hookimpl
 def inr_models():
     """The generalizable fields of this plugin."""
+    from .baselines import HyperSiren, LearnedInit, LightFieldNetwork
     from .fields import LocalityAware, PatternComposer, WeightModulation
-    return [LocalityAware, PatternComposer, WeightModulation]
+    return [LocalityAware, PatternComposer, WeightModulation, LearnedInit, HyperSiren, LightFieldNetwork]

@@ -48,7 +48,7 @@ class TokenField(GeneralizableField):
     def __init__(self, config, spec: Spec):
         super().__init__(config, spec)
         shapes = self.latent_shapes(config, spec)
-        self.encoder = TokenEncoder(config, spec, sum(count for count, _ in shapes.values()))
+        self.encoder = TokenEncoder(config, self.spec, sum(count for count, _ in shapes.values()))
         self.heads = Heads(config.width, shapes)
 
     def encode(self, signals: Sequence[Signal]) -> dict[str, Tensor]:
