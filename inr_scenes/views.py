@@ -1,8 +1,9 @@
 """Posed multi-view sets: many meshes, each seen by cameras all around it, in NeRF-synthetic's layout."""
 
+import functools
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,8 +25,8 @@ PACK = ("v", "f", "v_off", "f_off", "names")
 GOLDEN = math.pi * (3 - math.sqrt(5))
 
 
-def meshes(source) -> Iterator[tuple[str, "Trimesh"]]:
-    """Yield (name, mesh) of a folder of mesh files, a mesh file, or an .npz pack.
+def meshes(source) -> Iterator[tuple[str, Callable[[], "Trimesh"]]]:
+    """Yield (name, function that reads the mesh) of a folder of mesh files, a mesh file, or an .npz pack.
 
     A pack holds all vertices v, all faces f (indices of their own object), where each object begins and ends (v_off,
     f_off), names, and, if it has colours, c: sRGB bytes of every face.
@@ -41,10 +42,10 @@ def meshes(source) -> Iterator[tuple[str, "Trimesh"]]:
         raise InrError(f"{source} holds no meshes ({' '.join(SUFFIXES)}) and is no .npz pack of them.")
     for path in paths:
         name = path.relative_to(source).with_suffix("").as_posix() if source.is_dir() else path.stem
-        yield name, read_mesh(path)
+        yield name, functools.partial(read_mesh, path)
 
 
-def _pack(path: Path) -> Iterator[tuple[str, "Trimesh"]]:
+def _pack(path: Path) -> Iterator[tuple[str, Callable[[], "Trimesh"]]]:
     import zipfile
 
     import trimesh
@@ -60,9 +61,8 @@ def _pack(path: Path) -> Iterator[tuple[str, "Trimesh"]]:
         raise InrError(f"{path} is not a whole .npz file ({error}).") from None
     for i, name in enumerate(names):
         part = slice(f_off[i], f_off[i + 1])
-        mesh = trimesh.Trimesh(v[v_off[i]:v_off[i + 1]], f[part].astype(np.int64), process=False,
-                               face_colors=None if c is None else c[part])
-        yield str(name), mesh
+        yield str(name), functools.partial(trimesh.Trimesh, v[v_off[i]:v_off[i + 1]], f[part].astype(np.int64),
+                                           process=False, face_colors=None if c is None else c[part])
 
 
 def around(views: int, size: int) -> Cameras:
@@ -96,7 +96,7 @@ def render_set(source, output, *, views: int = 24, size: int = 128, test: int = 
     cameras = around(views, size)
     held_out = {i * views // test + views // (2 * test) for i in range(test)} if test else set()
     with ThreadPoolExecutor(workers) as pool:
-        for number, (name, mesh) in enumerate(meshes(source)):
+        for number, (name, load) in enumerate(meshes(source)):
             if limit is not None and number >= limit:
                 return
             folder = Path(output).expanduser() / name.replace("/", "_")
@@ -104,7 +104,7 @@ def render_set(source, output, *, views: int = 24, size: int = 128, test: int = 
                 yield {"name": name, "kept": 1}
                 continue
             try:
-                images = list(cast_views(_unit(mesh, up), cameras, shading=shading, samples=samples,
+                images = list(cast_views(_unit(load(), up), cameras, shading=shading, samples=samples,
                                          background=None if alpha else 1.0))
             except (InrError, ValueError, IndexError) as error:
                 yield {"name": name, "error": str(error)}

@@ -1,0 +1,304 @@
+"""Training on many signals: sets, exact resume, average, processes, the command line, encoded archives."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inr_scenes import archive
+from inr_scenes.dataset import open_set
+from inr_scenes.errors import InrError
+from inr_scenes.generalizable import BoundField, build_model, concentration, pack, token_maps, unpack
+from inr_scenes.plugins import host
+from inr_scenes.train import Drawer, TrainConfig, Validation, check, predict, train_steps
+
+MODELS = {cls.name: cls for cls in host().models()}
+pytestmark = pytest.mark.skipif("lainr" not in MODELS, reason="the locality_aware plugin is not installed")
+SMALL = {"patch": 4, "width": 32, "blocks": 1, "heads": 2, "head_features": 16, "hidden_features": 32,
+         "frequency_features": 24, "tokens": 8, "token_features": 16, "bandwidths": (8.0, 4.0), "query_bandwidth": 2.0}
+FLAGS = [word for name, value in SMALL.items() for word in
+         (f"--{name.replace('_', '-')}", *(str(v) for v in (value if isinstance(value, tuple) else (value,))))]
+QUICK = TrainConfig(steps=6, batch=4, points=64, warmup=0, device="cpu", validate_every=3)
+
+
+def picture(i, size=16):
+    y, x = np.mgrid[:size, :size] / size
+    phase = i * 0.7
+    return (np.stack([np.sin(4 * x + phase), np.cos(5 * y * x + phase), np.sin(3 * y - phase)], -1) * 100 + 128).astype(
+        np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for i in range(10):
+        Image.fromarray(picture(i)).save(place / f"{i:02}.png")
+    return place
+
+
+@pytest.fixture
+def signals(folder, tmp_path):
+    return open_set(folder, cache=tmp_path / "cache")
+
+
+def lainr(signals, seed=0, **changes):
+    return build_model(MODELS["lainr"], signals.spec, {**SMALL, **changes}, seed=seed)
+
+
+def test_a_set_holds_the_files_values_and_is_decoded_once(folder, signals, tmp_path, monkeypatch):
+    assert len(signals) == 10 and signals.names[3] == "03"
+    for i in (0, 3, 9):
+        assert np.array_equal(signals.data[i].reshape(16, 16, 3), picture(i))
+        coords, values = signals[i].sample(torch.tensor([17]))
+        assert torch.allclose(values, torch.tensor(picture(i)[1, 1] / 127.5 - 1).float()[None], atol=1e-6)
+        assert torch.allclose(coords, torch.tensor([[-1 + 1.5 / 8, -1 + 1.5 / 8]]))
+    from inr_scenes.signals.image import ImageSignal
+    monkeypatch.setattr(ImageSignal, "load", lambda *a, **k: pytest.fail("decoded twice"))
+    assert open_set(folder, cache=tmp_path / "cache").names == signals.names
+    assert isinstance(signals.data, np.memmap)
+
+
+def test_worker_processes_decode_the_same(folder, signals, tmp_path):
+    again = open_set(folder, cache=tmp_path / "other", workers=1)
+    assert np.array_equal(again.data, signals.data) and again.specs == signals.specs
+
+
+def test_a_corrupt_or_odd_file_is_named_and_skipped_or_stops(folder, tmp_path):
+    (folder / "03.png").write_bytes(b"no picture at all")
+    Image.fromarray(picture(0, 20)).save(folder / "odd.png")
+    with pytest.warns(UserWarning, match=r"03\.png"):
+        found = open_set(folder, cache=tmp_path / "cache")
+    assert len(found) == 9 and "03" not in found.names
+    assert any("odd.png" in line and "--size" in line for line in found.skipped)
+    for cache in ("cache", "fresh"):                    # also where it was decoded before
+        with pytest.raises(InrError, match=r"03\.png"):
+            open_set(folder, cache=tmp_path / cache, on_error="stop")
+    assert not [p for p in (tmp_path / "fresh").iterdir()], "a stopped decoding leaves nothing behind"
+    with pytest.raises(InrError, match="no signals"):
+        open_set(tmp_path / "cache", cache=tmp_path / "x")
+
+
+def test_training_improves_held_out_signals(signals):
+    training, held_out = signals.split(2)
+    assert not set(training.numbers) & set(held_out.numbers) and len(training) == 8
+    model, validation = lainr(signals), Validation(held_out)
+    before = validation.metrics(model.eval())["psnr"]
+    config = TrainConfig(steps=90, batch=8, points=0, lr=3e-3, warmup=10, ema=0.9, device="cpu")
+    *_, last = train_steps(model, training, config, validation=validation)
+    assert last.metrics["psnr"] > before + 2
+    assert validation.metrics(model)["psnr"] == pytest.approx(last.metrics["psnr"])
+
+
+def test_resuming_gives_the_same_weights(signals):
+    training, held_out = signals.split(2)
+    whole = lainr(signals)
+    for _ in train_steps(whole, training, QUICK, validation=Validation(held_out)):
+        pass
+    first = lainr(signals)
+    for step in train_steps(first, training, QUICK, validation=Validation(held_out)):
+        if step.step == 3:
+            state = step.state()
+            state = torch.load(_saved(state), weights_only=True)
+            break
+    second = lainr(signals, seed=5)
+    for _ in train_steps(second, training, QUICK, resume=state):
+        pass
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, second.state_dict()[name]), name
+
+
+def _saved(state):
+    import io
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def test_accumulated_parts_equal_one_batch(signals):
+    training, _ = signals.split(2)
+    weights = []
+    for parts in (1, 2):
+        model = lainr(signals)
+        config = TrainConfig(steps=1, batch=4, accumulate=parts, points=64, warmup=0, ema=0.0, device="cpu", clip=0.0)
+        loss = [step.loss for step in train_steps(model, training, config)]
+        weights.append((loss, model.state_dict()))
+    assert torch.allclose(weights[0][0][0], weights[1][0][0], atol=1e-6)
+    with pytest.raises(InrError, match="multiple"):
+        Drawer(training, TrainConfig(batch=4, accumulate=3), torch.device("cpu"))
+
+
+def test_the_average_lags_and_is_what_is_kept(signals):
+    training, _ = signals.split(2)
+    model = lainr(signals)
+    history = []
+    config = TrainConfig(steps=4, batch=4, points=64, warmup=0, ema=0.5, device="cpu", schedule="constant")
+    name, start = next((n, p.detach().clone()) for n, p in model.named_parameters())
+    expected = start
+    for step in train_steps(model, training, config):
+        current = step.state()["field"][name].clone()
+        history.append(current)
+        weight = 1 - min(0.5, step.step / (9 + step.step))
+        expected = expected + weight * (current - expected)
+    assert torch.allclose(dict(model.named_parameters())[name], expected, atol=1e-6)
+    assert not torch.equal(expected, history[-1])
+
+
+def test_two_processes_see_the_joined_batch(signals):
+    training, _ = signals.split(2)
+    config = TrainConfig(batch=4, points=32, seed=3)
+    alone = Drawer(training, config, torch.device("cpu"))(5)[0]
+    shares = [Drawer(training, config, torch.device("cpu"), rank, 2)(5)[0] for rank in range(2)]
+    assert sorted(n for share in shares for n in share.numbers.tolist()) == sorted(alone.numbers.tolist())
+    for share in shares:
+        assert torch.equal(share.coords, alone.coords)
+
+
+@pytest.mark.slow
+def test_two_cpu_processes_give_the_loss_of_one(folder, tmp_path):
+    import subprocess
+    import sys
+
+    lines = []
+    for devices in (1, 2):
+        run = tmp_path / f"run{devices}"
+        subprocess.run([sys.executable, "-m", "inr_scenes", "train", "lainr", str(folder), "-o", str(run), *FLAGS,
+                        "--steps", "3", "--batch", "4", "--device", "cpu", "--devices", str(devices),
+                        "--validation", "2", "--cache", str(tmp_path / "cache")], check=True, capture_output=True)
+        lines.append([json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()])
+    assert lines[0][-1]["loss"] == pytest.approx(lines[1][-1]["loss"], rel=1e-5)
+    assert lines[0][-1]["psnr"] == pytest.approx(lines[1][-1]["psnr"], abs=1e-3)
+
+
+@pytest.mark.parametrize("changes, message", [({"steps": None}, "end"), ({"ema": 1.0}, "ema"), ({"batch": 0}, "batch"),
+                                              ({"views": (3, 2)}, "views"), ({"precision": "bf61"}, "bf16")])
+def test_impossible_settings_are_refused(changes, message):
+    with pytest.raises(InrError, match=message):
+        check(TrainConfig(**changes))
+
+
+def test_half_precision_trains_close_to_full(signals):
+    training, _ = signals.split(2)
+    losses = []
+    for precision in ("32", "bf16"):
+        config = TrainConfig(steps=5, batch=4, points=64, warmup=0, device="cpu", precision=precision)
+        losses.append([float(step.loss) for step in train_steps(lainr(signals), training, config)][-1])
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_codes_are_quantised_within_half_a_step():
+    values = torch.randn(20, 7) * torch.arange(1, 8)
+    for bits in range(1, 9):
+        codes, scales = pack(values, bits)
+        assert codes.numel() == -(-values.numel() * bits // 8)
+        assert ((unpack(codes, scales, values.shape, bits) - values).abs() <= scales[1] / 2 + 1e-5).all()
+    with pytest.raises(InrError):
+        pack(values, 9)
+
+
+def test_shared_latents_need_their_model(signals, tmp_path):
+    model = lainr(signals).eval()
+    with torch.no_grad():
+        field = model.field(model.encode([signals[0]]), signals[0].spec)
+    path = archive.save(field, tmp_path / "shared.safetensors", share=8)
+    whole = archive.save(field, tmp_path / "whole.safetensors")
+    weights = archive.save(model, tmp_path / "model.safetensors")
+    other = archive.save(lainr(signals, seed=1), tmp_path / "other.safetensors")
+    assert path.stat().st_size < whole.stat().st_size / 3
+    assert archive.header(path)["parameters"] == 8 * 16
+    with pytest.raises(InrError, match="give the model"):
+        archive.open(path)
+    with pytest.raises(InrError, match="another model"):
+        archive.open(path, model=other)
+    with pytest.raises(InrError, match="no generalizable model"):
+        archive.open(path, model=whole)
+    coords = torch.rand(50, 2) * 2 - 1
+    opened = archive.open(path, model=weights)
+    with torch.no_grad():
+        assert isinstance(opened, BoundField) and (opened(coords) - field(coords)).abs().max() < 0.05
+        assert torch.equal(archive.open(path, model=model)(coords), opened(coords))
+    damaged = bytearray(path.read_bytes())
+    damaged[-1:] = b""
+    (tmp_path / "cut.safetensors").write_bytes(damaged)
+    with pytest.raises(InrError, match="truncated"):
+        archive.open(tmp_path / "cut.safetensors", model=weights)
+
+
+def test_token_maps_are_those_of_tokens_replaced_by_zero(signals):
+    model = lainr(signals).eval()
+    with torch.no_grad():
+        field = model.field(model.encode([signals[0]]), signals[0].spec)
+        coords = torch.rand(40, 2) * 2 - 1
+        maps = token_maps(field, coords, batch=3)
+        base = field(coords)
+        field.latents["tokens"][5] = 0
+        change = (field(coords) - base).abs().mean(-1)
+    assert maps.shape == (8, 40)
+    assert torch.allclose(maps[5], change / change.max(), atol=1e-4)
+
+
+def test_concentration_tells_a_spot_from_a_haze():
+    assert concentration(torch.ones(4, 100)) == pytest.approx(0.1)
+    spot = torch.zeros(4, 100)
+    spot[:, :5] = 1
+    assert concentration(spot) == pytest.approx(1.0)
+
+
+def test_train_encode_and_look_from_the_command_line(inr, folder, tmp_path):
+    status, out, err = inr("train", "lainr", folder, "-o", "run", *FLAGS, "--steps", 20, "--batch", 4, "--validation",
+                           2, "--device", "cpu", "--cache", tmp_path / "cache", "--sheet", "--track", "tensorboard",
+                           "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert result["steps"] == 20 and result["metrics"]["psnr"] > 5
+    assert (tmp_path / "run" / "sheet.png").is_file() and any((tmp_path / "run" / "tensorboard").iterdir())
+    status, out, err = inr("train", "lainr", folder, "-o", "run", "--cache", tmp_path / "cache")
+    assert status == 1 and "--resume" in err
+    status, out, err = inr("encode", "run", folder / "03.png", "-o", "one.safetensors", "--json")
+    assert status == 0, err
+    plain = json.loads(out)
+    status, out, err = inr("encode", "run", folder / "03.png", "-o", "fine.safetensors", "--steps", 40, "--json")
+    assert json.loads(out)["metrics"]["psnr"] > plain["metrics"]["psnr"]
+    status, out, err = inr("eval", "one.safetensors", folder / "03.png", "--json")
+    assert json.loads(out)["metrics"]["psnr"] == pytest.approx(plain["metrics"]["psnr"], abs=1e-4)
+    status, out, err = inr("export", "one.safetensors", "out.png")
+    assert status == 0 and Image.open(tmp_path / "out.png").size == (16, 16)
+    status, out, err = inr("tokens", "one.safetensors", "tokens.png", "--json")
+    assert json.loads(out)["tokens"] == 8 and (tmp_path / "tokens.png").is_file()
+    status, out, err = inr("encode", "run", folder / "03.png", folder / "04.png", "-o", "many", "--share", "--bits", 6,
+                           "--json")
+    assert status == 0, err
+    shared = json.loads(out)["encoded"][str(folder / "04.png")]
+    assert shared["bytes"] < plain["bytes"] / 3 and shared["jpeg_bytes"] > 0
+    assert len(list((tmp_path / "many").iterdir())) == 2
+    status, out, err = inr("encode", "one.safetensors", folder / "03.png", "-o", "x.safetensors")
+    assert status == 1 and "no generalizable model" in err
+    status, out, err = inr("export", "run", "out.png")
+    assert status == 1 and "inr encode" in err
+    status, out, err = inr("train", "lainer", folder)
+    assert status == 1 and "lainr" in err
+
+
+def test_few_shot_light_fields(tmp_path):
+    from inr_scenes.generalizable import SupportViews
+    from inr_scenes.testing import small_signal
+    signal = small_signal("lightfield")
+    config = {**SMALL, "patch": 8}
+    model = build_model(MODELS["lainr"], signal.spec, config)
+    seen = SupportViews(signal, [1, 4])
+    index = torch.tensor([0, 24 * 20])
+    rays, values = seen.sample(index)
+    whole_rays, whole_values = signal.sample(torch.tensor([24 * 20, 4 * 24 * 20]))
+    assert torch.equal(rays, whole_rays) and torch.equal(values, whole_values)
+    guess, truth = predict(model.eval(), seen, SupportViews(signal, [0]))
+    assert guess.shape == truth.shape == (480, 3)
+    with pytest.raises(InrError, match="0 to 5"):
+        SupportViews(signal, [6])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scores = Validation([signal], views=2).metrics(model)
+    assert 0 < scores["psnr"] < 40
