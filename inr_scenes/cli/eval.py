@@ -21,6 +21,8 @@ class Eval:
     """Also write this contact sheet: ground truth, reconstruction, error."""
     mesh_resolution: int = 256
     """Shapes: mesh the field at this resolution for Chamfer and normal consistency; 0: leave them out."""
+    model: str | None = None
+    """The generalizable model that latents stored alone need."""
     device: str = "auto"
     """auto or a torch device."""
 
@@ -43,7 +45,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     chosen = parse(parts, arguments, prog="eval", description=run.__doc__, positional=("archive", "signal"))
     options = chosen[Eval]
     given = flags(arguments)
-    field = open(options.archive, device=options.device)
+    field = open(options.archive, device=options.device, model=options.model)
     load_options = {f.name: getattr(chosen[signal_cls.Options], f.name)
                     for f in dataclasses.fields(signal_cls.Options) if f.name in given}
     if not Path(options.signal).expanduser().exists():

@@ -16,6 +16,8 @@ class Export:
     """Archive, or the run folder that holds one."""
     output: str
     """File to write: .png .mp4 .wav .glb .ply .npz …"""
+    model: str | None = None
+    """The generalizable model that latents stored alone need."""
     device: str = "auto"
     """auto or a torch device."""
 
@@ -33,6 +35,6 @@ def run(arguments: list[str]) -> dict[str, Any]:
     parts = (Export, Output, *((exporter.options,) if exporter else ()))
     chosen = parse(parts, arguments, prog="export", description=run.__doc__, positional=("archive", "output"))
     options = chosen[Export]
-    field = open(options.archive, device=options.device)
+    field = open(options.archive, device=options.device, model=options.model)
     settings = {f.name: getattr(chosen[exporter.options], f.name) for f in dataclasses.fields(exporter.options)}
     return {"output": options.output, **export_facts(field, options.output, settings)}

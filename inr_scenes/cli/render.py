@@ -31,6 +31,8 @@ class Render:
     """Orbits: degrees above the horizon; default: the training cameras' median."""
     resolution: int = 256
     """Shapes: resolution of the mesh that is rendered."""
+    model: str | None = None
+    """The generalizable model that latents stored alone need."""
     device: str = "auto"
     """auto or a torch device."""
 
@@ -45,7 +47,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
     options = parse((Render, Output), arguments, prog="render", description=run.__doc__,
                     positional=("archive", "output"))[Render]
-    field = open(options.archive, device=options.device)
+    field = open(options.archive, device=options.device, model=options.model)
     spec, fps = field.spec, options.fps
     if options.frames < 1 or (options.size is not None and min(options.size) < 1):
         raise InrError("--frames and --size must be at least 1.")
