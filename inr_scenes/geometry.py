@@ -54,6 +54,7 @@ def read_mesh(path) -> "Trimesh":
     # seams of normals and textures are no holes; only equal places are merged, so that no unit is too small
     _, first, where = np.unique(mesh.vertices + 0.0, axis=0, return_index=True, return_inverse=True)
     mesh.update_vertices(first, where.ravel())
+    mesh.update_faces(~_collapsed(mesh.faces))
     return mesh
 
 
@@ -67,8 +68,7 @@ def open_edges(mesh: "Trimesh") -> int:
 def repair(mesh: "Trimesh") -> "Trimesh":
     """Return a closed copy: degenerate and doubled faces removed, winding made consistent, holes filled by fans."""
     mesh = mesh.copy()
-    flat = (mesh.faces == np.roll(mesh.faces, 1, axis=1)).any(1)
-    mesh.update_faces(~flat & mesh.unique_faces())
+    mesh.update_faces(~_collapsed(mesh.faces) & mesh.unique_faces())
     if not open_edges(mesh):
         return mesh
     mesh.fix_normals(multibody=True)
@@ -119,7 +119,8 @@ def distance(mesh: "Trimesh", points) -> np.ndarray:
 
 def signed_distance(mesh: "Trimesh", points) -> np.ndarray:
     """Return the distance of points (n, 3) to the surface, negative inside, (n,) float32."""
-    return np.where(occupancy(mesh, points), -1, 1).astype(np.float32) * distance(mesh, points)
+    length = distance(mesh, points)
+    return np.where(occupancy(mesh, points), -length, length)
 
 
 def measures_distance() -> bool:
@@ -141,7 +142,8 @@ def level_set(values: np.ndarray, spec: Spec) -> "Trimesh":
 
     scale = float(np.abs(values).max()) or 1.0
     padded = np.pad(values, 1, constant_values=-scale)
-    padded[padded == 0] = -1e-6 * scale         # a corner exactly on the surface makes triangles without area
+    small = 1e-3 * scale                        # corners that nearly touch the surface make slivers of triangles
+    padded[np.abs(padded) < small] = np.where(padded[np.abs(padded) < small] > 0, small, -small)
     index, faces, _, _ = marching_cubes(padded, 0.0, gradient_direction="descent")
     index = np.clip(index - 1, 0, np.array(values.shape) - 1)
     coords = [axis.start + (axis.first + column) * axis.step for axis, column in zip(spec.axes, index.T.astype(float))]
@@ -149,6 +151,25 @@ def level_set(values: np.ndarray, spec: Spec) -> "Trimesh":
     if spec.frame is not None and torch.linalg.det(spec.frame.tensor[:3, :3]) < 0:      # a frame may mirror
         faces = faces[:, ::-1]
     return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def rounded(mesh: "Trimesh") -> "Trimesh":
+    """Return the mesh in the float32 of most file formats; vertices of a face that fall together become one.
+
+    A reader that merges equal vertices then still finds the surface closed.
+    """
+    import trimesh
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    vertices, edges = mesh.vertices.astype(np.float32), mesh.edges
+    short = edges[(vertices[edges[:, 0]] == vertices[edges[:, 1]]).all(1)]
+    graph = coo_matrix((np.ones(len(short), np.int8), (short[:, 0], short[:, 1])), shape=(len(vertices),) * 2)
+    where = connected_components(graph, directed=False)[1]
+    _, first = np.unique(where, return_index=True)
+    faces = where[mesh.faces]
+    return trimesh.Trimesh(vertices[first], faces[~_collapsed(faces)], vertex_normals=mesh.vertex_normals[first],
+                           process=False)
 
 
 def remove_specks(mesh: "Trimesh", share: float = 0.002) -> int:
@@ -269,6 +290,11 @@ def _chunks(points) -> Iterator[np.ndarray]:
     points = np.asarray(points)
     for low in range(0, max(1, len(points)), CHUNK):
         yield points[low:low + CHUNK]
+
+
+def _collapsed(faces: np.ndarray) -> np.ndarray:
+    """Say which faces use a vertex twice."""
+    return (faces == np.roll(faces, 1, axis=1)).any(1)
 
 
 def _edge_keys(mesh: "Trimesh") -> np.ndarray:

@@ -8,12 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from .. import geometry
 from ..errors import InrError
 from ..field import Field, decode_all
 from ..hookspecs import Exporter
 from ..mesh import mesh
 from ..spec import Frame, Spec
 from ..units import index_box
+
+WITH_NORMALS = {".ply": {"vertex_normal": True}, ".obj": {"include_normals": True}, ".glb": {"include_normals": True}}
 
 
 @dataclass(frozen=True)
@@ -35,24 +38,17 @@ class MeshOptions:
 def write_mesh(field: Field, path: Path, options: MeshOptions) -> dict[str, Any]:
     """Write a shape as a mesh, in the units and the pose it came in; report whether it is watertight."""
     surface = mesh(field, options.resolution, box=options.box, level=options.level, specks=options.specks)
+    facts = {name: surface.metadata[name] for name in ("specks_removed", "evaluated", "dense")}
     if options.unit and field.spec.frame is not None:
         normals = surface.vertex_normals @ field.spec.frame.tensor[:3, :3].numpy()
         surface.apply_transform(torch.linalg.inv(field.spec.frame.tensor).numpy())
         surface.vertex_normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
-    path.write_bytes(_encode(surface, path.suffix.lower()))
-    facts = {"watertight": bool(surface.is_watertight), "faces": len(surface.faces), "volume": float(surface.volume),
-             "bounds": surface.bounds.tolist()}
-    return facts | {name: surface.metadata[name] for name in ("specks_removed", "evaluated", "dense")}
-
-
-def _encode(surface, suffix: str) -> bytes:
-    """The bytes of a mesh file, with vertex normals where the format has them."""
-    settings = {".ply": {"vertex_normal": True}, ".obj": {"include_normals": True}, ".glb": {"include_normals": True}}
-    if suffix == ".glb":
-        surface = surface.copy()
-        surface.metadata.clear()                # glTF would carry it along
-    data = surface.export(file_type=suffix[1:], **settings.get(suffix, {}))
-    return data.encode() if isinstance(data, str) else data
+    surface = geometry.rounded(surface)
+    settings = WITH_NORMALS.get(path.suffix.lower(), {})
+    data = surface.export(file_type=path.suffix.lower()[1:], **settings)
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return {"watertight": bool(surface.is_watertight), "faces": len(surface.faces), "volume": float(surface.volume),
+            "bounds": surface.bounds.tolist(), **facts}
 
 
 @dataclass(frozen=True)

@@ -82,18 +82,24 @@ class ShapeSignal(GridSignal):
         values, spec = read_grid(path)
         if like is not None and values.shape != like.shape:
             raise InrError(f"{path} has {values.shape} voxels (z, y, x); the archive holds {like.shape}.")
-        if quantity == "auto":
-            quantity = like.meta["quantity"] if like else spec.meta["quantity"] if spec else "auto"
-        return cls.from_array(values, like=like or spec, quantity=quantity, truncation=truncation, grid=grid,
-                              name=path.stem)
+        holds, target = quantity, like or spec
+        if spec is not None:
+            holds = spec.meta["quantity"]
+            if like is None and holds == "sdf" and quantity == "occupancy":
+                target = spec.replace(values=UNIT_RANGE, meta={**spec.meta, "quantity": "occupancy", "level": 0.5})
+        elif quantity == "auto" and like is not None:
+            holds = like.meta["quantity"]
+        if holds != "sdf" and "sdf" in (quantity, target and target.meta["quantity"]):
+            raise InrError(f"{path} holds occupancy, from which signed distances cannot be told.")
+        return cls.from_array(values, like=target, quantity=holds, truncation=truncation, grid=grid, name=path.stem)
 
     @classmethod
     def from_array(cls, array, *, like: Spec | None = None, frame: Frame | None = None, quantity: str = "auto",
                    truncation: float | None = None, grid: str = "centers", name: str = "shape") -> "ShapeSignal":
-        """Make a signal of voxels (z, y, x): booleans or integers (not 0: inside), occupancies, or signed distances.
+        """Make a signal of voxels (z, y, x): booleans or integers (above 0: inside), occupancies, or signed distances.
 
-        Voxels are cubes; the longest side spans [-1, 1] and `frame` maps that cube to the world. Distances are in world
-        units.
+        quantity: what the array holds; distances are in world units. Voxels are cubes; the longest side spans [-1, 1]
+        and `frame` maps that cube to the world. like: the spec to take instead; an occupancy's can be had of distances.
         """
         array = np.asarray(array)
         if array.ndim != 3 or not array.size:
@@ -108,9 +114,9 @@ class ShapeSignal(GridSignal):
         _check(quantity, truncation)
         if quantity == "sdf" and not (real and array.min() < 0):
             raise InrError(f"{name} holds no signed distances (floats, negative inside). Leave --quantity sdf out.")
-        if quantity == "auto" and real and array.min() < -0.5:
-            raise InrError(f"{name} holds values down to {array.min():.3g}. If they are signed distances, negative "
-                           f"inside, add --quantity sdf.")
+        if quantity == "auto" and real and array.min() < 0:
+            raise InrError(f"{name} holds values down to {array.min():.3g}: add --quantity sdf if they are signed "
+                           f"distances, negative inside, or --quantity occupancy.")
         if like is None:
             longest = max(array.shape)
             axes = tuple(Axis.regular(n, grid, 1.0 if grid == "ends" else n / longest) for n in array.shape)
