@@ -94,7 +94,8 @@ def test_public_names_win_over_submodules():
 def test_every_setting_has_help():
     from inr_scenes.settings import help_of
     from inr_scenes.fit import FitConfig
-    classes = [FitConfig, *(f.Config for f in host().fields()), *(s.Options for s in host().signals()),
+    from inr_scenes.train import TrainConfig
+    classes = [FitConfig, TrainConfig, *(f.Config for f in host().fields() + host().models()), *(s.Options for s in host().signals()),
                *(e.options for e, _ in host().collect("inr_exporters"))]
     for cls in classes:
         for f in dataclasses.fields(cls):
@@ -112,6 +113,20 @@ def test_flags_do_not_collide():
                          for f in dataclasses.fields(cls)]
                 twice = {n for n in names if names.count(n) > 1}
                 assert not twice, f"{field.name} × {signal.kind}: {twice}"
+
+
+def test_flags_of_training_do_not_collide():
+    from inr_scenes.cli.common import Output
+    from inr_scenes.cli.encode import Encode
+    from inr_scenes.cli.run import RunOptions
+    from inr_scenes.cli.train import SetOptions
+    from inr_scenes.train import TrainConfig
+    for signal in host().signals():
+        parts = [[RunOptions, SetOptions, TrainConfig, model.Config, signal.Options, Output] for model in host().models()]
+        for part in [*parts, [Encode, signal.Options, Output]]:
+            names = [f.name for cls in part for f in dataclasses.fields(cls)]
+            twice = {n for n in names if names.count(n) > 1}
+            assert not twice, f"{part[-3].__qualname__} × {signal.kind}: {twice}"
 
 
 def test_every_hook_is_taught():
