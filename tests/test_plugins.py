@@ -81,7 +81,7 @@ def test_plugin_installed_with_pip(tmp_path, photo):
     ("raise RuntimeError('broken on purpose')", "RuntimeError: broken on purpose"),
     ("import sys; sys.exit(3)", "SystemExit: 3"),
     ("def f(:", "SyntaxError"),
-    ("import inr_scenes as inr\n@inr.hookimpl\ndef inr_feilds():\n    return []", "no hook"),
+    ("import inr_scenes as inr\n@inr.hookimpl\ndef inr_feilds():\n    return []", "unknown hook 'inr_feilds'"),
     ("import inr_scenes as inr\n@inr.hookimpl\ndef inr_fields():\n    return 1/0", "ZeroDivisionError"),
 ])
 def test_a_broken_plugin_disturbs_nobody(tmp_path, photo, body, error):
