@@ -84,15 +84,15 @@ def test_plugin_installed_with_pip(tmp_path, photo):
     ("import inr_scenes as inr\n@inr.hookimpl\ndef inr_feilds():\n    return []", "unknown hook 'inr_feilds'"),
     ("import inr_scenes as inr\n@inr.hookimpl\ndef inr_fields():\n    return 1/0", "ZeroDivisionError"),
 ])
-def test_a_broken_plugin_disturbs_nobody(tmp_path, photo, body, error):
+def test_a_broken_plugin_disturbs_nobody(tmp_path, photo, fresh, inr, body, error):
     (tmp_path / "broken.py").write_text(textwrap.dedent(body))
-    env = {"INR_PLUGINS": "broken.py"}
-    done = command("fit", "siren", photo, "--steps", "3", "-o", "run", env=env, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    shown = command("plugins", env=env, cwd=tmp_path)
-    assert shown.returncode == 0 and "broken" in shown.stdout and error in shown.stdout
-    unknown = command("fit", "sirn", photo, env=env, cwd=tmp_path)
-    assert unknown.returncode == 1 and "Did you mean siren?" in unknown.stderr
+    fresh.setenv("INR_PLUGINS", "broken.py")
+    status, _, err = inr("fit", "siren", photo, "--steps", "2", "--hidden-features", "8", "-o", "run")
+    assert status == 0, err
+    status, out, _ = inr("plugins")
+    assert status == 0 and "broken" in out and error in out
+    status, _, err = inr("fit", "sirn", photo)
+    assert status == 1 and "Did you mean siren?" in err and error in err
 
 
 def test_one_name_twice_names_both(tmp_path, fresh):
