@@ -92,10 +92,11 @@ def test_public_names_win_over_submodules():
 
 
 def test_every_setting_has_help():
-    from inr_scenes.settings import help_of
     from inr_scenes.fit import FitConfig
+    from inr_scenes.settings import help_of
     from inr_scenes.train import TrainConfig
-    classes = [FitConfig, TrainConfig, *(f.Config for f in host().fields() + host().models()), *(s.Options for s in host().signals()),
+    classes = [FitConfig, TrainConfig, *(f.Config for f in host().fields() + host().models()),
+               *(s.Options for s in host().signals()),
                *(e.options for e, _ in host().collect("inr_exporters"))]
     for cls in classes:
         for f in dataclasses.fields(cls):
@@ -122,7 +123,8 @@ def test_flags_of_training_do_not_collide():
     from inr_scenes.cli.train import SetOptions
     from inr_scenes.train import TrainConfig
     for signal in host().signals():
-        parts = [[RunOptions, SetOptions, TrainConfig, model.Config, signal.Options, Output] for model in host().models()]
+        parts = [[RunOptions, SetOptions, TrainConfig, model.Config, signal.Options, Output]
+                 for model in host().models()]
         for part in [*parts, [Encode, signal.Options, Output]]:
             names = [f.name for cls in part for f in dataclasses.fields(cls)]
             twice = {n for n in names if names.count(n) > 1}

@@ -38,6 +38,25 @@ class TokenAttention(nn.Module):
         attended = functional.scaled_dot_product_attention(query, key, value)
         return self.output(attended.transpose(1, 2).flatten(-2))
 
+    def folded(self, tokens: Tensor, maps: Sequence[nn.Linear]) -> Latents:
+        """Return keys, and values that have already passed the output projection and each of `maps`.
+
+        What follows the weighted sum is linear, so it may as well be done to the R values as to every coordinate.
+        "values": (B, heads · R, maps · hidden) · "bias": (maps · hidden,).
+        """
+        weight = torch.cat([linear.weight for linear in maps]) @ self.output.weight
+        bias = torch.cat([linear.bias + linear.weight @ self.output.bias for linear in maps])
+        value = self._split(self.value(tokens))
+        heads = weight.unflatten(-1, (self.heads, -1)).permute(1, 2, 0).to(value.dtype)
+        return {"key": self._split(self.key(tokens)), "values": (value @ heads).flatten(1, 2), "bias": bias}
+
+    def weigh(self, query: Tensor, context: Latents) -> Tensor:
+        """Map queries (B or 1, n, hidden) to sums of folded values (B, n, maps · hidden)."""
+        query, key = self._split(self.query(query)), context["key"]
+        scores = query.to(key.dtype) @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
+        weights = torch.softmax(scores, -1).to(key.dtype).transpose(1, 2).flatten(-2)
+        return weights @ context["values"] + context["bias"].to(key.dtype)
+
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
@@ -82,14 +101,18 @@ class MultiBand(nn.Module):
 
     def forward(self, coords: Tensor, modulation: Tensor) -> Tensor:
         """Map coords (B or 1, n, in) and modulation vectors (B, n, hidden) to values (B, n, out)."""
+        mapped = [linear(modulation) for linear in self.modulations] if self.linear_maps else \
+            [modulation] * len(self.frequencies)
+        return self.compose(coords, mapped)
+
+    def compose(self, coords: Tensor, mapped: Sequence[Tensor]) -> Tensor:
+        """Go on from what the linear maps of Eq. (7) make of the modulation vectors, (B, n, hidden) a level."""
         h, total = None, 0.0
-        for level, frequency in enumerate(self.frequencies):
+        for level, (frequency, modulation) in enumerate(zip(self.frequencies, mapped)):
             features = frequency(coords)
-            if self.linear_maps:
-                m = torch.relu(features + self.modulations[level](modulation))
-            else:
-                features = functional.pad(features, (0, modulation.shape[-1] - features.shape[-1]))
-                m = torch.relu(torch.relu(features) + modulation)
+            if not self.linear_maps:
+                features = torch.relu(functional.pad(features, (0, modulation.shape[-1] - features.shape[-1])))
+            m = torch.relu(features + modulation)
             h = m if h is None else torch.relu(self.layers[level - 1](m + h))
             total = total + self.outputs[level](h)
         return total
@@ -120,7 +143,10 @@ class LocalityAwareDecoder(Decoder):
     def __init__(self, config, in_features: int, out_features: int):
         super().__init__()
         hidden, features, bands = config.hidden_features, config.frequency_features, config.bandwidths
-        self.aggregates = config.token_aggregation
+        self.aggregates, levels = config.token_aggregation, len(bands)
+        # multiplications per coordinate and feature behind the softmax, folded into the values or one by one
+        fewer = config.decoder_heads * config.tokens * levels < config.tokens + hidden + levels * hidden
+        self.folds = self.aggregates and config.multi_band and config.linear_maps and fewer
         self.query = FrequencyFeatures(in_features, features, hidden,
                                        config.query_bandwidth if self.aggregates else max(bands))
         self.modulation = (TokenAttention(hidden, config.token_features, config.decoder_heads) if self.aggregates
@@ -130,10 +156,16 @@ class LocalityAwareDecoder(Decoder):
 
     def prepare(self, latents: Latents) -> Latents:
         """Project keys and values of the tokens (or compose the pattern layer's weight) once per signal."""
+        if self.folds:
+            return self.modulation.folded(latents["tokens"], self.bands.modulations)
         if self.aggregates:
             return self.modulation.keys_values(latents["tokens"])
         return self.modulation.weights(latents["tokens"])
 
     def forward(self, coords: Tensor, context: Latents) -> Tensor:
         """Map coords (B or 1, n, in) to values (B, n, out). Coordinates shared by a batch pass Eqs. (2)–(4) once."""
-        return self.bands(coords, self.modulation(self.query(coords), context)).float()
+        query = self.query(coords)
+        if self.folds:
+            mapped = self.modulation.weigh(query, context).chunk(len(self.bands.modulations), -1)
+            return self.bands.compose(coords, mapped).float()
+        return self.bands(coords, self.modulation(query, context)).float()

@@ -53,10 +53,12 @@ def restated(decoder, config, v, tokens):
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_decoder_is_the_papers(levels):
+@pytest.mark.parametrize("folds", [True, False])
+def test_decoder_is_the_papers(levels, folds):
     config = dataclasses.replace(CONFIG, bandwidths=CONFIG.bandwidths[:levels])
     torch.manual_seed(0)
     decoder = LocalityAwareDecoder(config, 2, 3)
+    decoder.folds = folds
     tokens, coords = torch.randn(2, 7, 10), torch.rand(1, 5, 2) * 2 - 1
     with torch.no_grad():
         out = decoder(coords, decoder.prepare({"tokens": tokens}))
@@ -65,6 +67,20 @@ def test_decoder_is_the_papers(levels):
             for i in range(5):
                 expected = restated(decoder, config, coords[0, i].tolist(), tokens[b])
                 assert torch.allclose(out[b, i], expected, atol=1e-5)
+
+
+def test_folding_changes_the_order_of_sums_alone():
+    torch.manual_seed(0)
+    decoder = LocalityAwareDecoder(CONFIG, 2, 3)
+    tokens, coords = torch.randn(2, 7, 10), torch.rand(1, 50, 2) * 2 - 1
+    assert decoder.folds and not LocalityAwareDecoder(dataclasses.replace(CONFIG, tokens=256), 2, 3).folds
+    folded = decoder(coords, decoder.prepare({"tokens": tokens}))
+    gradients = torch.autograd.grad(folded.square().sum(), list(decoder.parameters()))
+    decoder.folds = False
+    plain = decoder(coords, decoder.prepare({"tokens": tokens}))
+    assert torch.allclose(folded, plain, atol=1e-5)
+    for a, b in zip(gradients, torch.autograd.grad(plain.square().sum(), list(decoder.parameters()))):
+        assert torch.allclose(a, b, atol=1e-4, rtol=1e-3)
 
 
 def test_frequencies_run_from_one_to_sigma_and_rays_get_252_features():
