@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,8 +37,8 @@ class Plan:
         self.total = sum(_size(shape) * len(blocks) for shape, blocks in groups.items())
         self.groups = [_Group(shape, blocks, strides, device) for shape, blocks in groups.items()]
 
-    def draw(self, signal: GridSignal, sampler, step: int) -> Iterator[tuple[Blocks | Tensor, Tensor, float]]:
-        """Yield parts (points sorted by block, values, share of the loss) of at most `sampler.micro` rows."""
+    def draw(self, signal: GridSignal, sampler, step: int, limit: int) -> Iterator[tuple[Any, Tensor, float]]:
+        """Yield parts (points sorted by block, values, share of the loss) of at most `limit` rows."""
         generator = sampler.reseed(step)
         plain = sampler.batch - sampler.focus
         for group in self.groups if plain else ():
@@ -45,13 +46,13 @@ class Plan:
             rows = group.samples if everything else max(1, round(plain * group.samples / self.total))
             rows = min(rows, group.samples)
             weight = len(group.slots) * group.samples / self.total * plain / sampler.batch
-            for slots, index in group.parts(rows, sampler, step):
+            for slots, index in group.parts(rows, limit, sampler, step):
                 coords, values = signal.sample(index.flatten(), generator)
                 share = weight * index.numel() / (rows * len(group.slots))
                 yield Blocks(coords.unflatten(0, index.shape), slots), values, share
         if sampler.focus:               # what the signal marks as important is drawn as it lies, not block by block
             chosen = torch.randint(len(signal.focus), (sampler.focus,), generator=generator, device=signal.device)
-            for part in signal.focus[chosen].split(sampler.micro):
+            for part in signal.focus[chosen].split(limit):
                 yield *signal.sample(part, generator), len(part) / sampler.batch
 
 
@@ -68,13 +69,13 @@ class _Group:
         self.offsets = offsets
         self.epoch = -1
 
-    def parts(self, rows: int, sampler, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (slots (blocks,), sample indices (blocks, rows)) of at most `sampler.micro` rows together."""
+    def parts(self, rows: int, limit: int, sampler, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (slots (blocks,), sample indices (blocks, rows)) of at most `limit` rows together."""
         order, shift = self._order(rows, sampler, step)
-        many = max(1, sampler.micro // rows)
+        many = max(1, limit // rows)
         for low in range(0, len(self.slots), many):
             slots, first = self.slots[low:low + many, None], self.first[low:low + many, None]
-            for place in torch.arange(rows, device=first.device).split(sampler.micro):
+            for place in torch.arange(rows, device=first.device).split(limit):
                 offsets = order[(place + shift[low:low + many, None]) % self.samples]
                 yield slots[:, 0], first + offsets
 

@@ -101,5 +101,5 @@ class Tiles:
         return points[self.index]
 
     def scatter(self, values: Tensor, fill: Tensor) -> Tensor:
-        """Bring values (tiles, length, out) back to the order of the points, (n, out); `fill` where no block is."""
-        return torch.where(self.inside[:, None], values.flatten(0, 1)[self.place], fill)
+        """Bring values (tiles · length, out) back to the order of the points, (n, out); `fill` where no block is."""
+        return torch.where(self.inside[:, None], values[self.place], fill)

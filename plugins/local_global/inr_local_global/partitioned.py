@@ -17,6 +17,8 @@ from .layers import Blocks, GrownLinear, LocalLinear, Tiles
 from .layout import Layout, Locator
 from .sizes import SHARES
 
+WIDTH = 256                         # of the layers that a sampler's number of rows is meant for
+
 
 class Partitioned(Field):
     """A field of small networks, one a block of the signal's domain.
@@ -51,16 +53,20 @@ class Partitioned(Field):
         """Map coords (blocks, rows, in) of the blocks in `slots` (blocks,) to values (blocks, rows, out)."""
         raise NotImplementedError
 
+    def values(self, points: Blocks) -> Tensor:
+        """Map points sorted by block to values (blocks · rows, out)."""
+        return self.evaluate(points.coords, points.slots).flatten(0, 1)
+
     def forward(self, coords: Tensor | Blocks) -> Tensor:
         """Map coords (..., in) to values (..., out); Blocks, which are sorted already, to (blocks · rows, out)."""
         if isinstance(coords, Blocks):
-            return self.evaluate(coords.coords, coords.slots).flatten(0, 1)
+            return self.values(coords)
         points = coords.reshape(-1, coords.shape[-1])
         tiles = Tiles(self.locator(points))
         if tiles.empty:
             values = (self.fill + 0 * points.sum(-1, keepdim=True)).expand(-1, self.spec.out_features)
         else:
-            values = self.evaluate(tiles.gather(points), tiles.slots)
+            values = self.values(Blocks(tiles.gather(points), tiles.slots))
             values = tiles.scatter(values, self.fill.to(values.dtype))
         return values.reshape(*coords.shape[:-1], -1)
 
@@ -105,7 +111,11 @@ class Partitioned(Field):
     def draw(self, signal: Signal, sampler, step: int) -> Iterator[tuple[Any, Tensor, float]]:
         """Draw equally many samples of every block that trains, sorted by block; other signals as they come."""
         plan = self._planned(signal)
-        return super().draw(signal, sampler, step) if plan is None else plan.draw(signal, sampler, step)
+        if plan is None:
+            return super().draw(signal, sampler, step)
+        width = self.config.local_features + getattr(self.config, "global_features", 0)
+        limit = sampler.micro * max(1, WIDTH // width)      # narrow layers: more rows have room in the cache
+        return plan.draw(signal, sampler, step, limit)
 
     def _planned(self, signal: Signal) -> Plan | None:
         """Return the plan of drawing from a signal, if it is one that can be drawn from block by block."""

@@ -217,8 +217,8 @@ def test_joining_strangers_is_refused():
 def test_decoding_a_region_computes_its_blocks_only(monkeypatch):
     field = make()
     seen = []
-    inner = field.evaluate
-    monkeypatch.setattr(field, "evaluate", lambda coords, slots: seen.extend(slots.tolist()) or inner(coords, slots))
+    inner = field.values
+    monkeypatch.setattr(field, "values", lambda points: seen.extend(points.slots.tolist()) or inner(points))
     decode_all(field, field.spec.cropped(((0, 7), (0, 16))))
     assert set(seen) == {0, 1}
 

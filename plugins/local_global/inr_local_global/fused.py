@@ -1,0 +1,227 @@
+"""The training step of a Local-Global SIREN on the CPU, forward and backward by hand.
+
+Wide products of the global network go to BLAS, one per level: the next global layer and the merge operator see the
+same features, so their matrices stand side by side. All else is blocks.c. In bfloat16 (under autocast) the global
+stream alone is rounded; coordinates, local layers and sums stay in float32.
+"""
+
+import math
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from inr_scenes.siren import SineLayer
+
+from .layers import Blocks
+from .native import LANES, call, library
+
+
+class FusedLevels(torch.autograd.Function):
+    """Values (blocks · rows, out) of coords (blocks, rows, in).
+
+    tensors: weight (blocks, in, out) and bias (blocks, out) of each local layer and the output, then weight (out, in)
+    and bias (out) of each global layer, then of one merge operator or one a level. turns: omega / 2π of each level;
+    merge_turns: of merges. Gradients go to the tensors, once; not to the coordinates.
+    """
+
+    @staticmethod
+    def forward(ctx, coords: Tensor, dtype: torch.dtype, turns: list[float], merge_turns: float, keep: bool,
+                *tensors: Tensor) -> Tensor:
+        """Run all levels; sines and their derivatives stay in the workspace if there is to be a backward."""
+        blocks, rows, d = coords.shape
+        net = _Prepared(dtype, turns, merge_turns, tensors)
+        native, h, g, levels, total = library(dtype), net.h, net.g, len(turns), blocks * rows
+        x = coords.contiguous()
+        work = _Workspace.take(total, g, h, levels, dtype)
+        if g:
+            call(native.global_first, total, d, g, x, net.first_t, net.global_bias[0], *work.shared[0])
+        local = x
+        for i in range(levels):
+            u, du, merged, d_merged = work.local[i]
+            z, last = None, i + 1 == levels
+            if g:
+                z = work.wide[:total * h].view(total, h) if last else work.wide.view(total, g + h)
+                torch.mm(work.shared[i][0], net.wide_t[i], out=z)           # [next global layer | merge]
+            call(native.local_forward, blocks, rows, local.shape[-1], h, local, net.weight[i], net.bias[i],
+                 net.merge[i], net.offset[i], z[:, -h:] if g else None, z.shape[1] if g else 0,
+                 u, du, merged, d_merged)
+            if g and not last:
+                call(native.global_sines, total, g, z, g + h, net.global_bias[i + 1], *work.shared[i + 1])
+            local = merged if g else u
+        y = torch.empty(total, net.out)
+        call(native.output_forward, blocks, rows, h, net.out, local, net.output_t, net.output_bias, y)
+        if keep:
+            ctx.net, ctx.work, ctx.x = net, work, x
+        else:
+            work.give()
+        return y
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dy: Tensor):
+        """Run all levels backwards."""
+        net, work, x, dy = ctx.net, ctx.work, ctx.x, dy.contiguous()
+        blocks, rows, d = x.shape
+        native, h, g, levels, total = library(net.dtype), net.h, net.g, len(net.turns), blocks * rows
+        result = _Gradients(net)
+        grad, grad_u, grad_in = work.grad
+        top = work.local[-1][2 if g else 0]
+        d_output_t = torch.empty(blocks, net.out, h)
+        call(native.output_backward, blocks, rows, h, net.out, dy, top, net.output_t, grad, d_output_t)
+        dz = work.wide.view(total, g + h) if g else None                    # [global layer i + 1 | merge i]
+        for i in reversed(range(levels)):
+            u, du, _, d_merged = work.local[i]
+            local = work.local[i - 1][2 if g else 0] if i else x
+            k = local.shape[-1]
+            d_weight, d_bias, d_offset = torch.empty(blocks, k, h), torch.empty(blocks, h), torch.empty(blocks, h)
+            d_merge = torch.empty(blocks, h, h) if g else None
+            call(native.local_backward, blocks, rows, k, h, grad, local, net.weight_t[i], net.merge_t[i], u, du,
+                 d_merged, dz[:, g:] if g else None, g + h, grad_u, grad_in, d_weight, d_bias, d_merge, d_offset)
+            result.local(i, d_weight, d_bias)
+            grad, grad_in = grad_in, grad
+            if g:
+                mine = dz if i + 1 < levels else dz[:, g:]                  # the last level has no next global layer
+                result.wide(i, mine.T @ work.shared[i][0], d_merge.sum(0), d_offset.sum(0))
+                torch.mm(mine, net.wide[i], out=work.grad_shared)
+                first = 0 if i else d
+                sums = torch.empty(blocks, 1 + first, g)
+                call(native.global_backward, blocks, rows, g, first, work.grad_shared, work.shared[i][1], dz, g + h, x,
+                     sums)
+                result.shared_bias(i, sums.sum(0))
+        work.give()
+        return None, None, None, None, None, *result.tensors(d_output_t, dy.view(blocks, rows, net.out).sum(1))
+
+
+class _Workspace:
+    """Memory of one step's part, taken again by the next: fresh pages would cost as much as the sines."""
+
+    free: ClassVar[dict[tuple, list["_Workspace"]]] = {}
+
+    def __init__(self, total: int, g: int, h: int, levels: int, dtype: torch.dtype):
+        self.key = total, g, h, levels, dtype
+        with torch.inference_mode(False):       # the memory outlives the decoding that may ask for it first
+            self.shared = torch.empty(levels, 2, total, g, dtype=dtype)     # sines of the global layers, derivatives
+            self.local = torch.empty(levels, 4, total, h)                   # of local layers, then of merges
+            self.wide = torch.empty(total * (g + h), dtype=dtype)
+            self.grad_shared = torch.empty(total, g, dtype=dtype)
+            self.grad = list(torch.empty(3, total, h))
+
+    @classmethod
+    def take(cls, *key) -> "_Workspace":
+        """Return a free workspace, or a new one."""
+        waiting = cls.free.get(key)
+        return waiting.pop() if waiting else cls(*key)
+
+    def give(self) -> None:
+        """Free this workspace for the next part; those of other sizes are let go."""
+        if self.key not in self.free:
+            self.free.clear()
+        self.free.setdefault(self.key, []).append(self)
+
+
+class _Prepared:
+    """The tensors of all levels in turns, padded and laid side by side."""
+
+    def __init__(self, dtype: torch.dtype, turns: list[float], merge_turns: float, tensors: tuple[Tensor, ...]):
+        self.dtype, self.turns, self.merge_turns = dtype, turns, merge_turns
+        levels = len(turns)
+        locals_, shared, merges = split(levels, tensors)
+        self.width = locals_[0][0].shape[-1]
+        self.h = -(-self.width // LANES) * LANES
+        pad = self.h - self.width
+        self.weight = [F.pad(w * t, (0, pad, 0, pad if i else 0)).contiguous()
+                       for i, ((w, _), t) in enumerate(zip(locals_, turns))]
+        self.weight_t = [w.mT.contiguous() if i else None for i, w in enumerate(self.weight)]
+        self.bias = [F.pad(b * t, (0, pad)) for (_, b), t in zip(locals_, turns)]
+        output, self.output_bias = locals_[levels][0], locals_[levels][1].contiguous()
+        self.out = output.shape[-1]
+        self.output_t = F.pad(output, (0, 0, 0, pad)).mT.contiguous()
+        self.g = shared[0][0].shape[0] if shared else 0
+        self.merge = self.merge_t = self.offset = [None] * levels
+        self.shared_merge = len(merges) == 1
+        if not shared:
+            return
+        self.first_t = (shared[0][0] * turns[0]).T.contiguous()
+        self.global_bias = [b * t for (_, b), t in zip(shared, turns)]
+        self.merge, self.merge_t, self.offset, self.wide, self.wide_t = [], [], [], [], []
+        for i in range(levels):
+            weight, offset = merges[0 if self.shared_merge else i]
+            weight = F.pad(weight * self.merge_turns, (0, 0, 0, pad))
+            mine = F.pad(weight[:, :self.width], (0, pad))
+            self.merge_t.append(mine.contiguous())          # (out, in): what multiplies derivatives
+            self.merge.append(mine.T.contiguous())
+            self.offset.append(F.pad(offset * self.merge_turns, (0, pad)))
+            rows = [shared[i + 1][0] * turns[i + 1]] if i + 1 < levels else []
+            wide = torch.cat([*rows, weight[:, self.width:]]).to(self.dtype)
+            self.wide.append(wide)
+            self.wide_t.append(wide.T.contiguous())
+
+
+class _Gradients:
+    """Collects derivatives by what `_Prepared` made and gives back those by the tensors it was made from."""
+
+    def __init__(self, net: _Prepared):
+        self.net, levels = net, len(net.turns)
+        self.locals = [None] * levels
+        self.shared = [[None, None] for _ in range(levels)]
+        self.merges = [None] * levels
+
+    def local(self, i: int, d_weight: Tensor, d_bias: Tensor) -> None:
+        """Take those of a local layer."""
+        width, turns = self.net.width, self.net.turns[i]
+        d_weight = d_weight[:, :width if i else None, :width] * turns
+        self.locals[i] = d_weight, d_bias[:, :width] * turns
+
+    def wide(self, i: int, product: Tensor, d_merge: Tensor, d_offset: Tensor) -> None:
+        """Take those of [next global layer | merge], (g + h, g), and of the merge operator's local part."""
+        net = self.net
+        if i + 1 < len(net.turns):
+            self.shared[i + 1][0] = product[:net.g].float() * net.turns[i + 1]
+            product = product[net.g:]
+        parts = d_merge.T[:net.width, :net.width], product[:net.width].float()
+        self.merges[i] = torch.cat(parts, 1) * net.merge_turns, d_offset[:net.width] * net.merge_turns
+
+    def shared_bias(self, i: int, sums: Tensor) -> None:
+        """Take the sums of a global layer's derivatives; those of the first one come with its weights'."""
+        self.shared[i][1] = sums[0] * self.net.turns[i]
+        if i == 0:
+            self.shared[0][0] = sums[1:].T * self.net.turns[0]
+
+    def tensors(self, d_output_t: Tensor, d_output_bias: Tensor) -> list[Tensor]:
+        """Return all in the order of `split`."""
+        net = self.net
+        pairs = [*self.locals, (d_output_t.mT[:, :net.width], d_output_bias)]
+        if net.g:
+            merges = self.merges
+            if net.shared_merge:
+                merges = [tuple(sum(parts) for parts in zip(*merges))]
+            pairs += [*self.shared, *merges]
+        return [tensor for pair in pairs for tensor in pair]
+
+
+def split(levels: int, tensors: tuple[Tensor, ...]) -> tuple[list, list, list]:
+    """Return (weight, bias) pairs of local layers with the output, of global layers, and of merge operators."""
+    pairs = list(zip(tensors[::2], tensors[1::2]))
+    return pairs[:levels + 1], pairs[levels + 1:2 * levels + 1], pairs[2 * levels + 1:]
+
+
+def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
+    """Return a partitioned SIREN's values (blocks · rows, out), by the fused path where it serves.
+
+    It does on the CPU in float32, and in bfloat16 under autocast, unless the coordinates want derivatives.
+    shared: the global layers, then the merge operators.
+    """
+    coords, slots = points.coords, points.slots
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+    plain = coords.device.type == "cpu" and coords.dtype is torch.float32 and not coords.requires_grad
+    if not plain or library(dtype) is None:
+        return field.evaluate(coords, slots).flatten(0, 1)
+    local = [tensor.index_select(0, slots) for layer in field.local for tensor in layer.tensors()]
+    common = [tensor for layer in shared for tensor in (layer.linear.weight, layer.linear.bias)]
+    first, hidden = (omega / (2 * math.pi) for omega in (field.config.first_omega_0, field.config.omega_0))
+    turns = [first] + [hidden] * field.config.hidden_layers
+    with torch.autocast("cpu", enabled=False):
+        return FusedLevels.apply(coords, dtype, turns, hidden, torch.is_grad_enabled(), *local, *common)
