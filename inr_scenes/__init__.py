@@ -19,6 +19,7 @@ _HOME = {
     "SineLayer": "siren", "Siren": "siren",
     "FitConfig": "fit", "Step": "fit", "Result": "fit", "Diverged": "fit", "fit": "fit", "steps": "fit",
     "open": "archive", "save": "archive", "header": "archive",
+    "GeneralizableField": "generalizable", "TrainConfig": "train", "train_steps": "train", "open_set": "dataset",
     "export": "export", "mesh": "mesh", "render": "render", "orbit": "render", "spiral": "render",
     "evaluate": "evaluate", "sheet": "evaluate", "load": "api", "field": "api", "bar": "api",
 }

@@ -119,6 +119,8 @@ def names(arguments: Sequence[str], config: Mapping[str, Any],
     field = next((a for a in arguments if a in fields), None)
     if field is None:
         word = next((a for a in arguments if not a.startswith("-")), None)
+        if known is None and word in [cls.name for cls in host().models()]:
+            raise InrError(f"{word} learns from many signals: inr train {word} FOLDER, then inr encode.")
         if word is not None and "field" not in config:
             raise InrError(f"There is no field {word!r}.{suggestion(word, fields)} "
                            f"Installed: {', '.join(sorted(fields))}.{_broken()}")
