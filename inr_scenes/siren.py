@@ -96,4 +96,7 @@ class Siren(Field):
 FAST_CONFIG = {
     "audio": {"first_omega_0": 3000.0},
 }
-FAST_FIT = {}
+FAST_FIT = {
+    # 4.9 million samples: bunny, spot and nefertiti at 128³ pass an IoU of 0.995 after about half of them
+    "shape": {"steps": 600, "batch": 8192, "focus": 0.75, "optimizer": "muon", "lr": 1e-3, "precision": "bf16"},
+}
