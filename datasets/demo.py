@@ -51,7 +51,8 @@ def main(out: Path) -> None:
     for name, run in (("shape", shape), ("light field", scene)):
         metrics = "  ".join(f"{k} {v:.4g}" for k, v in run["metrics"].items() if v is not None)
         print(row.format(name, run["field"], run["parameters"], run["bytes"], f"{run['seconds']:.1f}", metrics))
-    print(f"\n{out / 'shape.glb'}: {mesh['faces']:,} faces, volume {mesh['volume']:.4g}, watertight: {mesh['watertight']}")
+    closed = "watertight" if mesh["watertight"] else "not watertight"
+    print(f"\n{out / 'shape.glb'}: {closed}, {mesh['faces']:,} faces, volume {mesh['volume']:.4g}")
     print(f"{out / 'orbit.mp4'}: {film['frames']} novel views of {film['size'][0]}×{film['size'][1]}")
     print(f"{out / 'sheet.png'}: ground truth, reconstruction, error")
     print(f"\n{time.monotonic() - start:.0f} s in all")

@@ -20,6 +20,8 @@ from .signal import Signal
 MICRO = {"cpu": 4096}               # rows per forward and backward pass: activations that fit a CPU's cache
 CHECK_EVERY = 25                    # steps between looks at the loss: each look waits for the device
 PRECISIONS = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "sampling": ("permuted", "uniform"),
+           "precision": tuple(PRECISIONS)}
 
 
 @dataclass(frozen=True)
@@ -200,8 +202,8 @@ def check(config: FitConfig) -> None:
     if config.batch < 0 or config.lr <= 0 or not 0 <= config.focus <= 1 or not 0 < config.final_lr <= 1:
         raise InrError("--batch must be 0 or more, --lr above 0, --focus between 0 and 1, --final-lr above 0 up to 1.")
     resolve_device(config.device)
-    for value, known, flag in ((config.optimizer, OPTIMIZERS, "optimizer"), (config.precision, PRECISIONS, "precision"), (config.schedule, SCHEDULES, "schedule"),
-                               (config.sampling, ("permuted", "uniform"), "sampling")):
+    for flag, known in CHOICES.items():
+        value = getattr(config, flag)
         if value not in known:
             raise InrError(f"--{flag} {value!r} is not known.{suggestion(value, known)} Known: {', '.join(known)}.")
     parse_goal(config.until)

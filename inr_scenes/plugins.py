@@ -152,7 +152,8 @@ def find_exporter(kind: str, suffix: str) -> hookspecs.Exporter:
 def conflicts() -> list[str]:
     """Return a line for every field, signal or problem name that two plugins bring."""
     lines = []
-    for hook, attribute in (("inr_fields", "name"), ("inr_models", "name"), ("inr_signals", "kind"), ("inr_problems", "name")):
+    named = (("inr_fields", "name"), ("inr_models", "name"), ("inr_signals", "kind"), ("inr_problems", "name"))
+    for hook, attribute in named:
         seen: dict[str, Plugin] = {}
         for item, owner in host().collect(hook):
             name = getattr(item, attribute)

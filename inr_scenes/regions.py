@@ -46,8 +46,8 @@ def new_part(field: Field, signal: GridSignal, side: str, contains: str = "auto"
     axis, direction = side_of(spec, side)
     for i, (mine, theirs) in enumerate(zip(spec.shape, signal.spec.shape)):
         if i != axis and mine != theirs:
-            raise InrError(f"The signal has shape {signal.spec.shape}; beside {spec.shape} on side {side!r} all axes but "
-                           f"number {axis} must agree.")
+            raise InrError(f"The signal has shape {signal.spec.shape}; beside {spec.shape} on side {side!r} all axes "
+                           f"but number {axis} must agree.")
     if signal.spec.out_features != spec.out_features:
         raise InrError(f"The signal has {signal.spec.out_features} channels, the archive {spec.out_features}.")
     have, got = spec.shape[axis], signal.spec.shape[axis]

@@ -37,7 +37,8 @@ def test_fit_info_export_eval(inr, photo, tmp_path):
     result = one_object(out)
     assert result["field"] == "siren" and result["steps"] == 200 and result["metrics"]["psnr"] > 30
     assert result["bytes"] == (tmp_path / "run" / "field.safetensors").stat().st_size
-    assert {p.name for p in (tmp_path / "run").iterdir()} == {"field.safetensors", "config.toml", "metrics.jsonl", "state.pt"}
+    files = {"field.safetensors", "config.toml", "metrics.jsonl", "state.pt"}
+    assert {p.name for p in (tmp_path / "run").iterdir()} == files
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert lines[-1]["step"] == 200 and lines[-1]["psnr"] > 30
 
@@ -164,9 +165,9 @@ def test_full_disk(inr, photo, tmp_path):
 
 
 def start(photo, folder, cwd, *more):
-    return subprocess.Popen([sys.executable, "-m", "inr_scenes", "fit", "siren", str(photo), "-o", folder, "--steps", "3000",
-                             "--batch", "500", "--save-every", "0.1", *SMALL, *more], cwd=cwd, stderr=subprocess.PIPE,
-                            stdout=subprocess.PIPE, text=True)
+    words = ("fit", "siren", str(photo), "-o", folder, "--steps", "3000", "--batch", "500", "--save-every", "0.1")
+    return subprocess.Popen([sys.executable, "-m", "inr_scenes", *words, *SMALL, *more], cwd=cwd, text=True,
+                            stderr=subprocess.PIPE, stdout=subprocess.PIPE)
 
 
 def wait_for(path, seconds=60):
@@ -228,7 +229,7 @@ def test_data(inr, tmp_path, monkeypatch):
     (tmp_path / "mirror").mkdir()
     (tmp_path / "mirror" / "a.bin").write_bytes(good)
     monkeypatch.setenv("INR_DATA_MIRROR", str(tmp_path / "mirror"))
-    status, out, err = inr("data", "get", "set", "-o", "here")
+    status, _, err = inr("data", "get", "set", "-o", "here")
     assert status == 0, err
     assert (tmp_path / "here" / "a.bin").read_bytes() == good
     (tmp_path / "mirror" / "a.bin").write_bytes(b"tampered!!")
@@ -271,4 +272,5 @@ def test_catalogue_is_complete():
     assert len(entries["kodak"]["files"]) == 24 and len(entries["fox"]["files"]) == 51
     for entry in entries.values():
         assert entry["licence"]
-        assert all(len(f["sha256"]) == 64 and f["url"].startswith("https://") and f["bytes"] > 0 for f in entry["files"])
+        for file in entry["files"]:
+            assert len(file["sha256"]) == 64 and file["url"].startswith("https://") and file["bytes"] > 0

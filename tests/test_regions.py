@@ -55,8 +55,8 @@ def test_crop_and_merge_are_exact(inr, photo, tmp_path):
 def test_extend_leaves_the_old_region_alone(inr, photo, file, read):
     result(inr("fit", "lg-siren", "left.png", "-o", "run", "--steps", "300", "--lr", "3e-3", "--partitions", "3", "2",
                "--local-features", "8", "--global-features", "12", "--hidden-layers", "1", "--json"))
-    status, out, err = inr("extend", "run", file, "big.safetensors", "--side", "right", "--steps", "300", "--lr", "3e-3",
-                           "--json")
+    status, out, err = inr("extend", "run", file, "big.safetensors", "--side", "right", "--steps", "300",
+                           "--lr", "3e-3", "--json")
     assert status == 0, err
     assert f"hold the {read}" in err
     facts = json.loads(out)

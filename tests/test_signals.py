@@ -207,7 +207,8 @@ def test_metrics_of_a_perfect_field():
             self.dummy = torch.nn.Parameter(torch.zeros(1))
 
         def forward(self, coords):
-            index = (signal.spec.axes[0].index(coords[:, 0]).round() * 20 + signal.spec.axes[1].index(coords[:, 1]).round())
+            row, column = (axis.index(c).round() for axis, c in zip(signal.spec.axes, coords.T))
+            index = row * 20 + column
             return signal.spec.values.to_net(signal.stored(index.long()))
 
     assert signal.metrics(Truth())["psnr"] > 90

@@ -80,7 +80,8 @@ def main(folder: Path) -> None:
             rows = [[round(value, 7) for value in row] for row in [*pose.tolist(), [0.0, 0.0, 0.0, 1.0]]]
             frames.append({"file_path": name, "transform_matrix": rows})
     focal = round(float(views.focal[0, 0]), 7)
-    data = {"camera_model": "PINHOLE", "w": SIZE, "h": SIZE, "fl_x": focal, "fl_y": focal, "cx": SIZE / 2, "cy": SIZE / 2,
+    data = {"camera_model": "PINHOLE", "w": SIZE, "h": SIZE,
+            "fl_x": focal, "fl_y": focal, "cx": SIZE / 2, "cy": SIZE / 2,
             **{f"{split}_filenames": names[split] for split in names}, "val_filenames": names["test"], "frames": frames}
     lines = json.dumps(data, indent=1)
     (folder / "transforms.json").write_text(lines + "\n")
