@@ -43,8 +43,15 @@ def inr_signals():
 
 @hookimpl
 def inr_problems():
-    """Inverse problems."""
-    return []
+    """Inverse problems, one a file, and two equations."""
+    from .problems.ct import Tomography
+    from .problems.denoise import Denoising
+    from .problems.inpaint import Inpainting
+    from .problems.pde import Helmholtz, Wave
+    from .problems.poisson import Poisson
+    from .problems.sdf import SignedDistance
+    from .problems.superres import SuperResolution
+    return [SuperResolution, Denoising, Inpainting, Tomography, Poisson, SignedDistance, Helmholtz, Wave]
 
 
 @hookimpl

@@ -11,7 +11,8 @@ import pluggy
 if TYPE_CHECKING:
     from .field import Field
     from .generalizable import GeneralizableField
-    from .signal import Problem, Signal
+    from .problems import Problem
+    from .signal import Signal
 
 hookspec = pluggy.HookspecMarker("inr_scenes")
 hookimpl = pluggy.HookimplMarker("inr_scenes")
@@ -61,7 +62,7 @@ def inr_signals() -> list[type[Signal]]:
 
 @hookspec
 def inr_problems() -> list[type[Problem]]:
-    """Return inverse problems; each has a `name` and a classmethod wrap(signal, **options)."""
+    """Return inverse problems; each has a `name`, wrap(signal, **options) and load(path, **options)."""
 
 
 @hookspec

@@ -1,0 +1,102 @@
+"""Super-resolution: an image from one of fewer pixels, each the average over its area."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..errors import InrError
+from ..field import Field, Recipe
+from ..files import readable
+from ..signal import GridSignal
+from ..signals.image import ImageSignal, read_image
+from ..spec import Axis, Spec
+from . import Problem, changed
+
+
+class SuperResolution(Problem):
+    """An image of factor² times as many pixels as were measured.
+
+    A measured pixel is the average over its area: the field is averaged over the factor² pixel centres in it. Pixels
+    as points are the published way instead: the field is fitted to the small image at its own pixels and read out on a finer grid.
+    """
+
+    name = "superres"
+    suffixes = ImageSignal.suffixes
+
+    @dataclass(frozen=True)
+    class Options:
+        """How the pixels were measured."""
+
+        factor: int = 4
+        """Unknown pixels per measured one, along each axis."""
+        pixels: str = "area"
+        """area: a pixel is the average over its area; point: the value at its centre, as published."""
+
+    def __init__(self, spec: Spec, values: Tensor, factor: int, pixels: str, truth: GridSignal | None = None):
+        super().__init__(spec, values, truth)
+        if pixels not in ("area", "point"):
+            raise InrError(f"--pixels {pixels!r} is not known: area or point.")
+        self.factor, self.area = factor, pixels == "area"
+        self.points = factor**2 if self.area else 1
+        self.rows, self.columns = self._coordinates("centers")
+
+    @classmethod
+    def simulate(cls, signal: GridSignal, options: Options) -> "SuperResolution":
+        """Average a clean image; rows and columns beyond a multiple of the factor are left out."""
+        factor = _sensible(options.factor)
+        height, width = (count // factor for count in signal.spec.shape)
+        if not height or not width:
+            raise InrError(f"An image of {signal.spec.shape} pixels is too small for --factor {factor}.")
+        image = signal.array()[:height * factor, :width * factor]
+        values = image.reshape(height, factor, width, factor, -1).mean((1, 3)).flatten(0, 1)
+        truth = ImageSignal.from_array(image.numpy(), bits=signal.spec.meta.get("bits"), name=signal.name)
+        return cls(truth.spec, truth.spec.values.to_net(values), factor, options.pixels, truth)
+
+    @classmethod
+    def read(cls, path, options: Options) -> "SuperResolution":
+        """Read the small image; the unknown has factor times as many rows and columns."""
+        factor = _sensible(options.factor)
+        array, bits = read_image(readable(path))
+        small = ImageSignal.from_array(array, bits=bits)
+        axes = tuple(Axis.regular(count * factor) for count in small.spec.shape)
+        return cls(small.spec.replace(axes=axes), small.sample(torch.arange(len(small)))[1], factor, options.pixels)
+
+    def regrid(self, grid: str) -> "SuperResolution":
+        """Move the unknown's samples, and with them the places that were measured."""
+        super().regrid(grid)
+        self.rows, self.columns = (table.to(self.device) for table in self._coordinates(grid))
+        return self
+
+    def sample(self, index: Tensor, generator=None) -> tuple[Tensor, Tensor]:
+        """Return coords (n, points, 2) of the pixel centres within each measured pixel, and values (n, channels)."""
+        y, x = self.rows[index // len(self.columns)], self.columns[index % len(self.columns)]
+        coords = torch.stack([y[:, :, None].expand(-1, -1, x.shape[1]), x[:, None, :].expand(-1, y.shape[1], -1)], -1)
+        return coords.flatten(1, 2), self.values[index]
+
+    def predict(self, field, query: Tensor) -> Tensor:
+        """Average the field over each measured pixel, (n, channels)."""
+        return field(query).mean(1)
+
+    def array(self) -> Tensor:
+        """Return the small image, (h, w, channels)."""
+        return super().array().reshape(len(self.rows), len(self.columns), -1)
+
+    def adapt(self, recipe: Recipe, field: type[Field], preset: str) -> Recipe:
+        """Published: 501 steps of the whole small image at 9e-4. Fast: as many field evaluations a step as usual."""
+        if preset == "published":
+            return changed(recipe, field, steps=501, lr=9e-4, batch=0, schedule="cosine")
+        return changed(recipe, field, batch=max(256, 16384 // self.points))
+
+    def _coordinates(self, grid: str) -> list[Tensor]:
+        """Return for each axis the coordinates measured by each row or column of small pixels, (count, per pixel)."""
+        if self.area:
+            return [axis.at(torch.arange(axis.count)).reshape(-1, self.factor) for axis in self.spec.axes]
+        small = [Axis.regular(axis.count // self.factor, grid) for axis in self.spec.axes]
+        return [axis.at(torch.arange(axis.count))[:, None] for axis in small]
+
+
+def _sensible(factor: int) -> int:
+    if not 2 <= factor <= 16:
+        raise InrError(f"--factor {factor} must be between 2 and 16.")
+    return factor
