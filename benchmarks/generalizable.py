@@ -3,6 +3,7 @@
     python benchmarks/generalizable.py                       # small: 32 px, minutes on a CPU
     python benchmarks/generalizable.py --full                # 128 px, the published sizes, a GPU
     python benchmarks/generalizable.py --parts speed decode  # steps per second; encoding and decoding large images
+    python benchmarks/generalizable.py --parts few-shot      # light fields of held-out objects from 1 to 5 views
     python benchmarks/generalizable.py --parts refine        # test-time optimisation against a random Fourier network
 
 Held-out PSNR is the mean over images that no variant trained on. Results go to benchmarks/results/.
@@ -22,9 +23,10 @@ import torch
 from inr_scenes.dataset import open_set
 from inr_scenes.fit import FitConfig, steps
 from inr_scenes.generalizable import build_model, concentration, token_maps
+from inr_scenes.metrics import psnr
 from inr_scenes.plugins import find_field, find_model
 from inr_scenes.signals.image import ImageSignal
-from inr_scenes.train import TrainConfig, Validation, train_steps
+from inr_scenes.train import TrainConfig, Validation, spread, train_steps
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -222,6 +224,48 @@ def refine(options) -> dict:
     return curves
 
 
+def few_shot(options) -> dict:
+    """Train on views of many meshes; held-out objects from 1 to 5 support views, beside the nearest support view."""
+    import tempfile
+
+    from inr_scenes.views import render_set
+
+    with tempfile.TemporaryDirectory() as folder:
+        pack = DATA / "many_meshes" / "quaternius.npz"
+        for _ in render_set(pack, folder, views=24, size=options.size, test=0, up="y", limit=options.objects):
+            pass
+        found = open_set(folder, kind="lightfield", cache=Path(folder) / "cache")
+        training, held_out = found.split(max(2, options.objects // 10), 0)
+        signals = [held_out[i] for i in range(len(held_out))]
+        scores = {"nearest support view": [_nearest(signals, views) for views in range(1, 6)]}
+        for variant in ("lainr", "ipc"):
+            field = model(variant, found[0], FULL if options.full else SMALL | {"patch": 8}, options.tokens, 0)
+            config = TrainConfig(steps=options.steps, lr=options.lr, points=options.points, batch=16, ema=options.ema,
+                                 warmup=options.warmup, precision=options.precision)
+            for _ in train_steps(field, training, config):
+                pass
+            scores[variant] = [Validation(signals, views).metrics(field)["psnr"] for views in range(1, 6)]
+    print("| held-out PSNR | " + " | ".join(f"{k} views" for k in range(1, 6)) + " |\n" + "|---" * 6 + "|")
+    for name, row in scores.items():
+        print(f"| {name} | " + " | ".join(f"{score:.2f}" for score in row) + " |", flush=True)
+    _write("few-shot", {"options": _facts(options), "psnr": scores})
+    return scores
+
+
+def _nearest(signals, views: int) -> float:
+    """PSNR when every asked view is answered with the support view whose camera is nearest."""
+    scores = []
+    for signal in signals:
+        origins = signal.spec.cameras.poses[:, :, 3]
+        seen = spread(len(origins), views)
+        _, values = signal.sample(torch.arange(len(signal)))
+        pictures = signal.spec.values.to_stored(values).reshape(len(origins), -1)
+        asked = [v for v in range(len(origins)) if v not in seen]
+        near = [seen[int((origins[seen] - origins[v]).norm(dim=-1).argmin())] for v in asked]
+        scores.append(psnr((pictures[asked] - pictures[near]).double().square().mean().item()))
+    return statistics.mean(scores)
+
+
 def _plot(curves: dict, across: str, up: str, name: str) -> None:
     with contextlib.suppress(ImportError):
         import matplotlib
@@ -249,7 +293,7 @@ def _write(name: str, facts: dict) -> None:
     (RESULTS / f"generalizable-{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
-PARTS = {"compare": compare, "speed": speed, "decode": decode, "refine": refine}
+PARTS = {"compare": compare, "speed": speed, "decode": decode, "refine": refine, "few-shot": few_shot}
 
 
 def main() -> None:
@@ -268,6 +312,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=50)
     parser.add_argument("--precision", default="32")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--objects", type=int, default=200, help="meshes of the few-shot set")
     parser.add_argument("--held-out", type=int, default=32)
     parser.add_argument("--images", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)

@@ -100,7 +100,7 @@ def render_set(source, output, *, views: int = 24, size: int = 128, test: int = 
             if limit is not None and number >= limit:
                 return
             folder = Path(output).expanduser() / name.replace("/", "_")
-            if (folder / "transforms_test.json").is_file():
+            if (folder / "transforms_train.json").is_file():
                 yield {"name": name, "kept": 1}
                 continue
             try:
@@ -141,6 +141,8 @@ def _write(pool, folder: Path, cameras: Cameras, images, held_out: set[int]) -> 
     for job in jobs:
         job.result()
     angle = math.radians(FIELD_OF_VIEW)
-    for part in ("train", "test"):          # the test split last: it says that the object is whole
+    for part in ("test", "train"):          # the train split last: it says that the object is whole
+        if not frames[part]:
+            continue
         with atomic(folder / f"transforms_{part}.json") as temporary:
             temporary.write_text(json.dumps({"camera_angle_x": angle, "frames": frames[part]}))

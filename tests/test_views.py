@@ -107,6 +107,14 @@ def test_one_bad_mesh_does_not_stop_a_set(tmp_path):
     assert "error" in lines[0] and lines[1] == {"name": "b", "views": 2}
 
 
+def test_without_held_out_views_there_is_no_test_split(pack, tmp_path):
+    from inr_scenes.signals.lightfield import LightFieldSignal
+    list(render_set(pack, tmp_path / "views", views=4, size=16, test=0, limit=1))
+    assert not (tmp_path / "views" / "sets_red" / "transforms_test.json").exists()
+    assert len(LightFieldSignal.load(tmp_path / "views" / "sets_red").spec.cameras) == 4
+    assert not (tmp_path / "views" / "blue").exists()
+
+
 def test_up_turns_y_to_z(tmp_path):
     mesh = trimesh.creation.cone(radius=0.2, height=2.0)         # along z
     mesh.apply_transform(trimesh.transformations.rotation_matrix(-math.pi / 2, [1, 0, 0]))      # along y
