@@ -28,7 +28,7 @@ class Views:
 
     images: (h, w, 3) or, with alpha, (h, w, 4) uint8 · lenses: per camera its viewing directions (h·w, 3) in camera
     space, or None for a pinhole, whose directions are computed · masks: per camera (h, w), zero where a pixel is left
-    out. Transparent pictures lie on `background`; what is not transparent is `foreground`, (n,) bool.
+    out. Transparent pictures lie on `background`; their `alpha` is kept, (n,) uint8.
     """
 
     def __init__(self, cameras: Cameras, images: Sequence[np.ndarray], names: Sequence[str], *,
@@ -42,9 +42,9 @@ class Views:
         self.stop = counts.cumsum(0)
         self.start = self.stop - counts
         self.pixels = torch.cat([torch.from_numpy(_composite(image, background)).reshape(-1, 3) for image in images])
-        alpha = [image[..., 3].ravel() > 0 if image.shape[-1] == 4 else np.ones(image.shape[:2], bool).ravel()
-                 for image in images]
-        self.foreground = torch.from_numpy(np.concatenate(alpha))
+        self.alpha = None
+        if any(image.shape[-1] == 4 for image in images):
+            self.alpha = torch.cat([torch.from_numpy(_alpha(image)).flatten() for image in images])
         self.valid = None if masks is None else torch.from_numpy(np.concatenate([m.ravel() > 0 for m in masks]))
         self.lens, self.lens_start = _lens_table(cameras, lenses)
         self.seen = cameras
@@ -68,7 +68,7 @@ class Views:
 
     def to(self, device) -> None:
         """Move everything a batch needs."""
-        for name in ("pixels", "foreground", "valid", "start", "stop", "lens", "lens_start", "seen"):
+        for name in ("pixels", "alpha", "valid", "start", "stop", "lens", "lens_start", "seen"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value.to(device))
 
@@ -139,12 +139,14 @@ class LightFieldSignal(Signal):
         """Plain grids: distance between neighbouring cameras, in world units."""
         fov: float = 40.0
         """Plain grids: horizontal field of view in degrees."""
+        surface: bool = True
+        """Look for the scene's rough surface, about a second's work, from which fields interpolate far better."""
 
     def __init__(self, train: Views, test: Views | None = None, *, like: Spec | None = None,
-                 background: Sequence[float] = WHITE, name: str = "scene"):
+                 background: Sequence[float] = WHITE, surface: bool = True, name: str = "scene"):
         """Choose the frame from the training views, or take that of `like`."""
         if like is None:
-            found = scene.find(train)
+            found = scene.find(train, surface)
             meta = {"background": list(background), **found.meta}
             self.spec = Spec("lightfield", (), 6, 3, UNIT_RANGE, found.frame, meta, train.cameras)
         else:
@@ -153,9 +155,8 @@ class LightFieldSignal(Signal):
         for views in filter(None, (train, test)):
             views.place(self.spec.frame)
         self.index = None if train.valid is None else train.valid.nonzero()[:, 0]
-        if not train.foreground.all():
-            seen = train.foreground if self.index is None else train.foreground[self.index]
-            self.focus = seen.nonzero()[:, 0]
+        if train.alpha is not None:
+            self.focus = ((train.alpha if self.index is None else train.alpha[self.index]) > 0).nonzero()[:, 0]
 
     @classmethod
     def accepts(cls, path: Path) -> bool:
@@ -164,7 +165,7 @@ class LightFieldSignal(Signal):
 
     @classmethod
     def load(cls, path, *, like: Spec | None = None, dataparser: str = "auto", size=None, background: str = "auto",
-             test_views: str = "auto", spacing: float = 1.0, fov: float = 40.0) -> Self:
+             test_views: str = "auto", spacing: float = 1.0, fov: float = 40.0, surface: bool = True) -> Self:
         """Read a folder of posed pictures, or its transforms file. like: also its background, and its views' size."""
         path = Path(path).expanduser()
         if not path.exists():
@@ -179,16 +180,16 @@ class LightFieldSignal(Signal):
         train, test = read(path, dataparser, size and tuple(size), test_views, spacing, fov)
         name = path.resolve().parent.name if path.is_file() else path.resolve().name
         return cls(Views.read(train, colour), test and Views.read(test, colour), like=like, background=colour,
-                   name=name)
+                   surface=surface, name=name)
 
     @classmethod
     def from_views(cls, cameras: Cameras, images: Sequence[np.ndarray], *,
                    test: tuple[Cameras, Sequence[np.ndarray]] | None = None, like: Spec | None = None,
-                   background: Sequence[float] = WHITE, name: str = "scene") -> Self:
+                   background: Sequence[float] = WHITE, surface: bool = True, name: str = "scene") -> Self:
         """Make a signal of cameras and their images (h, w, 3) or (h, w, 4) uint8; test: held-out ones."""
         train, held = (part and Views(*part, [f"view {i}" for i in range(len(part[1]))], background=background)
                        for part in ((cameras, images), test))
-        return cls(train, held, like=like, background=background, name=name)
+        return cls(train, held, like=like, background=background, surface=surface, name=name)
 
     def __len__(self) -> int:
         return len(self.train.pixels) if self.index is None else len(self.index)
@@ -232,6 +233,10 @@ def _composite(image: np.ndarray, background: Sequence[float]) -> np.ndarray:
     alpha = image[..., 3:].astype(np.float32) / 255
     ground = 255 * np.asarray(background, np.float32)
     return (image[..., :3] * alpha + ground * (1 - alpha) + 0.5).astype(np.uint8)
+
+
+def _alpha(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image[..., 3]) if image.shape[-1] == 4 else np.full(image.shape[:2], 255, np.uint8)
 
 
 def _colour(name: str, like: Spec | None) -> tuple[float, ...]:

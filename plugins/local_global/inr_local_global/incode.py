@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import Tensor, nn
 
 from inr_scenes.field import Recipe
-from inr_scenes.rays import ray_features
+from inr_scenes.rays import rays_for
 from inr_scenes.signal import Signal
 from inr_scenes.siren import SineLayer, sine_output
 from inr_scenes.spec import Spec
@@ -37,25 +37,30 @@ class Incode(Harmonized):
         first_omega_0: float = 30.0
         """Frequency factor of the first layer: 30, 3000 for sound on [-1, 1], 5 to 20 for denoising."""
         rays: str = "auto"
-        """Light fields: a ray as its "pluecker" coordinates, "points" on it, crossings with two "planes", or "auto"."""
+        """Light fields: "pluecker" coordinates, "points" on the ray, its point on the scene's "surface", or "auto"."""
         ray_points: int = 8
-        """How many points on the ray, inside the scene's sphere."""
+        """Points on the ray, inside the scene's ball."""
+        ray_turn: float = 0.05
+        """Surface: scale of the viewing direction beside the point; small keeps colours from view to view."""
 
     def __init__(self, config: Config, spec: Spec):
         super().__init__(config, spec)
         width = config.hidden_features
-        self.rays, in_features = ray_features(spec, config.rays, config.ray_points)
+        self.rays = rays_for(spec, config.rays, config.ray_points, config.ray_turn)
         self.layers = nn.ModuleList([
-            SineLayer(in_features, width, config.first_omega_0, first=True),
+            SineLayer(self.rays.features, width, config.first_omega_0, first=True),
             *(SineLayer(width, width, config.omega_0) for _ in range(config.hidden_layers))])
         self.output = sine_output(width, spec.out_features, config.omega_0)
         self.make_scalars()
 
     def forward(self, coords: Tensor) -> Tensor:
         """Map coords (..., in) to values (..., out)."""
+        return self.rays(coords, self._values)
+
+    def _values(self, seen: Tensor) -> Tensor:
         (scalars,) = self.scalars
         first, *hidden = self.layers
-        x = shaped_sine(coordinate_layer(first.linear, self.rays(coords)), first.omega_0, scalars)
+        x = shaped_sine(coordinate_layer(first.linear, seen), first.omega_0, scalars)
         for layer in hidden:
             x = shaped_sine(layer.linear(x), layer.omega_0, scalars)
         return self.output(x)
