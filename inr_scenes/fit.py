@@ -14,6 +14,7 @@ from torch import Tensor
 from .device import resolve_device
 from .errors import InrError, suggestion
 from .field import Field
+from .metrics import reaches
 from .optim import OPTIMIZERS, SCHEDULES, Optimizers, rate
 from .signal import Signal
 
@@ -307,4 +308,4 @@ def _reached(goal: tuple[str, float], metrics: dict[str, float]) -> bool:
     name, value = goal
     if name not in metrics:
         raise InrError(f"--until {name}=…: this signal reports {', '.join(sorted(metrics))}.")
-    return metrics[name] <= value if name in ("chamfer", "mse") else metrics[name] >= value
+    return reaches(name, metrics[name], value)

@@ -12,6 +12,11 @@ def psnr(mse: float, peak: float = 1.0) -> float:
     return min(100.0, 10 * math.log10(peak**2 / mse)) if mse > 0 else 100.0
 
 
+def reaches(name: str, value: float, goal: float) -> bool:
+    """Say whether a metric is at least as good as `goal`: for errors at most as large, for others at least."""
+    return value <= goal if name in ("chamfer", "mse", "mae") or name.endswith("_error") else value >= goal
+
+
 def ssim(truth: np.ndarray, image: np.ndarray) -> float:
     """Structural similarity of two (h, w, c) images in [0, 1]; NaN for images smaller than its 7×7 window."""
     from skimage.metrics import structural_similarity

@@ -126,6 +126,7 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
     from .. import track
     from ..archive import save
     from ..fit import Diverged, check, steps
+    from ..metrics import reaches
 
     if loop is None:
         check(config)
@@ -144,7 +145,7 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
             for last in track.bar(looped, config.steps, facts["field"]):
                 done = {"step": last.step, "seconds": last.seconds}
                 main = last.metrics.get(signal.main_metric)
-                if main is not None and main > best.get(signal.main_metric, float("-inf")):
+                if main is not None and (not best or reaches(signal.main_metric, main, best[signal.main_metric])):
                     best = {signal.main_metric: main, "step": last.step}
                 if last.seconds - saved >= run.options.save_every or stopped:
                     run.save_state(last.state())
