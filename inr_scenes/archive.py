@@ -37,10 +37,10 @@ def save(field: "Field | GeneralizableField", path, *, metrics: dict[str, float]
     if dtype not in kinds:
         raise InrError(f"--dtype {dtype!r} is not known: {', '.join(kinds)}.")
     field = field.baked()
-    tensors = {}
+    tensors, weights = {}, {name for name, _ in field.named_parameters(remove_duplicate=False)}
     for name, value in (field.state_dict() if share is None else {}).items():
-        value = value.detach().cpu()
-        tensors[f"field.{name}"] = (value.to(kinds[dtype]) if value.is_floating_point() else value).contiguous()
+        value = value.detach().cpu()        # constants keep their precision: rounded frequencies are other frequencies
+        tensors[f"field.{name}"] = (value.to(kinds[dtype]) if name in weights else value).contiguous()
     if field.spec.cameras is not None:
         for name in CAMERA_TENSORS:
             tensors[f"cameras.{name}"] = getattr(field.spec.cameras, name).detach().cpu().contiguous()
