@@ -111,6 +111,7 @@ def test_a_mesh_with_holes_gets_a_clear_message_and_two_ways_out(tmp_path):
         signal = ShapeSignal.load(path, resolution=24, **options)
         inside = signal._solid(signal.array())
         assert float((inside & whole).sum() / (inside | whole).sum()) > 0.97
+        assert torch.equal(ShapeSignal.load(path, like=signal.spec).data, signal.data), "an archive remembers"
 
 
 @pytest.mark.parametrize("options, words", [

@@ -1,12 +1,12 @@
 """Make knot.ply, a fluted trefoil knot 75 mm wide, and knot.npz, the same on 64³ voxels. Run: python prepare.py"""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from inr_scenes.geometry import level_set
 from inr_scenes.signals.shape import ShapeSignal
+from inr_scenes.signals.voxels import write_grid
 from inr_scenes.spec import Axis, Frame, Spec
 
 HERE = Path(__file__).parent
@@ -42,8 +42,7 @@ def main() -> None:
     mesh = level_set(depth.astype(np.float32), spec)
     (HERE / "knot.ply").write_bytes(mesh.export(file_type="ply", vertex_normal=False))
     grid = ShapeSignal.from_mesh(mesh, 64, blend=0)
-    values = (grid.array()[..., 0] > 0.5).numpy().astype(np.uint8)
-    np.savez_compressed(HERE / "knot.npz", values=values, spec=np.array(json.dumps(grid.spec.to_json())))
+    write_grid(HERE / "knot.npz", grid.inside().numpy().astype(np.uint8).reshape(grid.spec.shape), grid.spec)
     print(HERE / "knot.ply", f"{len(mesh.faces)} faces, watertight: {mesh.is_watertight}, extents {mesh.extents}")
 
 

@@ -1,6 +1,5 @@
 """Export shapes: closed meshes refined near the surface, and voxel grids, at any resolution and of any sub-box."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ..errors import InrError
 from ..field import Field, decode_all
 from ..hookspecs import Exporter
 from ..mesh import mesh
-from ..spec import Frame, Spec
+from ..signals.voxels import write_grid
 from ..units import index_box
 
 WITH_NORMALS = {".ply": {"vertex_normal": True}, ".obj": {"include_normals": True}, ".glb": {"include_normals": True}}
@@ -82,40 +81,9 @@ def write_voxels(field: Field, path: Path, options: VoxelOptions) -> dict[str, A
     distances = spec.meta.get("quantity") == "sdf"
     level = spec.meta.get("level", 0.5) if options.level is None else options.level
     inside = values < level if distances else values > level
-    if suffix == ".binvox":
-        _write_binvox(path, inside.numpy(), spec)
-    else:
-        array = (values if distances or options.soft else inside.to(torch.uint8)).numpy()
-        with path.open("wb") as file:
-            if suffix == ".npz":
-                np.savez_compressed(file, values=array, spec=np.array(json.dumps(spec.to_json())))
-            else:
-                np.save(file, array)
+    written = values if (distances or options.soft) and suffix != ".binvox" else inside.to(torch.uint8)
+    write_grid(path, written.numpy(), spec)
     return {"shape": list(values.shape), "inside": float(inside.double().mean())}
-
-
-def _write_binvox(path: Path, inside: np.ndarray, spec: Spec) -> None:
-    """Write Patrick Min's run-length format: cubic, so shorter sides are filled up with empty voxels."""
-    frame = spec.frame or Frame.of((0, 0, 0), 1.0)
-    steps = [axis.step * frame.scale for axis in spec.axes]
-    if not torch.allclose(frame.tensor[:3, :3], frame.scale * torch.eye(3, dtype=torch.float64), rtol=1e-4,
-                          atol=1e-6 * frame.scale) or not np.allclose(steps, steps[0], rtol=1e-4):
-        raise InrError(".binvox holds cubic voxels along the world's axes only. Write .npz, which keeps the frame.")
-    side = max(inside.shape)
-    cube = np.zeros((side,) * 3, np.uint8)
-    cube[tuple(map(slice, inside.shape))] = inside
-    first = torch.tensor([axis.start + (axis.first - 0.5) * axis.step for axis in spec.axes])
-    low, scale = spec.to_world(first).tolist(), steps[0] * side
-    flat = cube.transpose(2, 0, 1).reshape(-1)          # the file's order is (x, z, y)
-    change = np.flatnonzero(np.diff(flat)) + 1
-    starts = np.concatenate([[0], change])
-    lengths = np.diff(np.concatenate([starts, [len(flat)]]))
-    full = np.maximum(1, -(-lengths // 255))            # a run holds at most 255 voxels
-    counts = np.full(full.sum(), 255)
-    counts[np.cumsum(full) - 1] = lengths - 255 * (full - 1)
-    runs = np.stack([np.repeat(flat[starts], full), counts], 1).astype(np.uint8)
-    header = f"#binvox 1\ndim {side} {side} {side}\ntranslate {' '.join(map(repr, low))}\nscale {scale!r}\ndata\n"
-    path.write_bytes(header.encode() + runs.tobytes())
 
 
 EXPORTERS = [

@@ -1,9 +1,7 @@
 """Voxel shapes: occupancy or truncated signed distance, from grids (.npy .npz .binvox) and from meshes."""
 
-import json
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,14 +16,12 @@ from ..files import readable
 from ..metrics import iou
 from ..signal import GridSignal
 from ..spec import UNIT_RANGE, Axis, Frame, Spec, ValueMap
+from . import voxels
+from .voxels import LARGEST, read_grid, to_bytes, voxelize
 
-GRIDS = (".npy", ".npz", ".binvox")
 QUANTITIES = ("auto", "occupancy", "sdf")
-LARGEST = 2048                      # voxels along a side; beyond this a number is more likely a slip
 EXACT = 512**3                      # voxels up to which metrics look at every one
 FINE = 1 << 19                      # points between the voxels at which `iou_fine` is taken
-BLOCKS = (8, 2, 1)                  # voxels along a side of what is settled at once, each a multiple of the next
-SLACK = 1.1                         # on the radius of a block: covers grids whose voxels are not quite cubes
 
 
 class ShapeSignal(GridSignal):
@@ -38,7 +34,7 @@ class ShapeSignal(GridSignal):
     """
 
     kind = "shape"
-    suffixes = (*GRIDS, *geometry.SUFFIXES)
+    suffixes = (*voxels.SUFFIXES, *geometry.SUFFIXES)
     main_metric = "iou"
 
     @dataclass(frozen=True)
@@ -63,7 +59,7 @@ class ShapeSignal(GridSignal):
     def __init__(self, spec: Spec, data: Tensor, gain: float = 1.0, name: str = "shape", mesh=None):
         super().__init__(spec, data, gain, name)
         self.mesh = mesh
-        inside = self._solid(data[:, 0], self.spec.meta["level"] / gain)
+        inside = self.inside()
         if not 0 < int(inside.sum()) < spec.size:
             raise InrError(f"{name} has no surface on its grid of {'×'.join(map(str, spec.shape))} voxels: "
                            f"all of it is {'inside' if inside.any() else 'outside'}.")
@@ -75,7 +71,7 @@ class ShapeSignal(GridSignal):
              grid: str = "centers"):
         """Read a grid or a mesh. Raises InrError for damaged files, NaN, and meshes with holes."""
         path = readable(path)
-        if path.suffix.lower() not in GRIDS:
+        if path.suffix.lower() not in voxels.SUFFIXES:
             mesh = geometry.read_mesh(path)
             return cls.from_mesh(mesh, resolution, like=like, quantity=quantity, truncation=truncation, padding=padding,
                                  blend=blend, repair=repair, grid=grid, name=path.stem)
@@ -130,7 +126,7 @@ class ShapeSignal(GridSignal):
             return cls(like, data.reshape(-1, 1), 1.0, name)
         share = array if real else (array > 0).astype(np.float32)
         share = (array < 0).astype(np.float32) if quantity == "sdf" else share
-        return cls(like, torch.from_numpy(_to_bytes(share, share > 0.5)).reshape(-1, 1), 1 / 255, name)
+        return cls(like, torch.from_numpy(to_bytes(share, share > 0.5)).reshape(-1, 1), 1 / 255, name)
 
     @classmethod
     def from_mesh(cls, mesh, resolution: int = 128, *, like: Spec | None = None, quantity: str = "auto",
@@ -153,8 +149,9 @@ class ShapeSignal(GridSignal):
                         {"quantity": "occupancy", "level": 0.5, "blend": float(blend), "grid": grid})
             if quantity == "sdf":
                 like = _as_sdf(like, (0.1 if truncation is None else truncation) * frame.scale)
-        if repair:
+        if repair or like.meta.get("repaired"):
             mesh = geometry.repair(mesh)
+            like = like.replace(meta={**like.meta, "repaired": True})
         holes = geometry.open_edges(mesh)
         if holes and like.meta["quantity"] != "sdf":
             raise InrError(f"{name} is not closed: {holes} edges of its surface are open, so it has no inside. Add "
@@ -189,7 +186,7 @@ class ShapeSignal(GridSignal):
             for part, values in decode(field, self.spec):
                 guess[part] = self._solid(values[:, 0])
                 error += (values - self.stored(part).cpu()).abs().double().sum().item() if sdf else 0.0
-            result["iou"] = iou(self._solid(self.stored(slice(None))[:, 0]).cpu().numpy(), guess.numpy())
+            result["iou"] = iou(self.inside().cpu().numpy(), guess.numpy())
             error /= len(self)
         else:
             index, weight = self._strata(4 * FINE)
@@ -214,12 +211,18 @@ class ShapeSignal(GridSignal):
         """Two shaded views of the shape and of the field's surface on the same grid (at most 128 voxels a side)."""
         share = min(1.0, 128 / max(self.spec.shape))
         spec = self.spec.resampled([max(2, round(n * share)) for n in self.spec.shape])
-        truth = self.mesh or geometry.level_set(self._signed(self.array()[..., 0].cpu().numpy()), self.spec)
+        truth = self.mesh
+        if truth is None:
+            truth = geometry.level_set(self._signed(self.array()[..., 0].cpu().numpy()), self.spec)
         values = self._signed(decode_all(field, spec)[..., 0].numpy())
         cameras = _two_views(truth.bounds)
         blank = np.ones((*cameras.size[0].tolist(), 3), np.float32)
         views = [blank] * 2 if values.max() <= 0 else geometry.cast_views(geometry.level_set(values, spec), cameras)
         return [(np.asarray(a), np.asarray(b)) for a, b in zip(geometry.cast_views(truth, cameras), views)]
+
+    def inside(self) -> Tensor:
+        """Say which voxels are inside, (n,) bool."""
+        return self._solid(self.data[:, 0], self.spec.meta["level"] / self.gain)
 
     def _solid(self, stored: Tensor, level: float | None = None) -> Tensor:
         """Say which stored values are inside."""
@@ -255,114 +258,6 @@ class ShapeSignal(GridSignal):
         coords = self.spec.coords(index) + (side - 0.5) * torch.tensor([axis.step / 2 for axis in self.spec.axes])
         truth = geometry.occupancy(self.mesh, self.spec.to_world(coords).numpy())
         return _weighted_iou(torch.from_numpy(truth), self._solid(_evaluate(field, coords)), weight)
-
-
-def voxelize(mesh, spec: Spec) -> np.ndarray:
-    """Return what `spec` stores of a mesh at its samples, (n,): float32 signed distance, or occupancy as 0 to 255.
-
-    A block of voxels that the surface and its surroundings do not reach is settled by its centre; the others are
-    divided, down to single voxels.
-    """
-    sdf = spec.meta["quantity"] == "sdf"
-    voxel = (spec.frame.scale if spec.frame else 1.0) * math.prod(axis.step for axis in spec.axes) ** (1 / 3)
-    measured = sdf or geometry.measures_distance()      # without distances: every voxel, and hard steps
-    reach = spec.values.scale if sdf else spec.meta.get("blend", 0.0) * voxel / 2 if measured else 0.0
-    is_open = geometry.open_edges(mesh) > 0
-    sizes = BLOCKS if measured else (1,)
-    shape = [-(-n // sizes[0]) for n in spec.shape]     # in the largest blocks; cropped in the end
-    values = np.empty([n * sizes[0] for n in shape], np.float32 if sdf else np.uint8)
-    blocks = np.stack(np.unravel_index(np.arange(math.prod(shape)), shape), 1) * sizes[0]
-    start = np.array([axis.start + axis.first * axis.step for axis in spec.axes])
-    step = np.array([axis.step for axis in spec.axes])
-    for size, smaller in zip(sizes, (*sizes[1:], 1)):
-        radius = (size - 1) / 2 * 3**0.5 * voxel * SLACK
-        left = []
-        for part in np.array_split(blocks, math.ceil(len(blocks) / 8192) or 1):
-            points = spec.to_world(torch.from_numpy(start + (part + (size - 1) / 2) * step)).numpy()
-            inside = geometry.occupancy(mesh, points)
-            distance = geometry.distance(mesh, points) if measured and (reach or size > 1) else None
-            voxels = tuple(np.moveaxis(part[:, None] + _cube(size), 2, 0))
-            values[voxels] = _stored(inside, distance, sdf, reach)[:, None]
-            if size > 1:
-                near = distance <= reach + radius
-                if is_open:                             # the winding number may pass 1/2 away from the surface too
-                    near |= np.abs(np.abs(geometry.winding(mesh, points)) - 0.5) < 0.3
-                left.append((part[near][:, None] + _cube(size, smaller)).reshape(-1, 3))
-        blocks = np.concatenate(left) if left else blocks
-    return np.ascontiguousarray(values[tuple(map(slice, spec.shape))]).reshape(-1)
-
-
-def _cube(size: int, step: int = 1) -> np.ndarray:
-    """Offsets (n, 3) of every step-th voxel of a block."""
-    return np.stack(np.meshgrid(*[np.arange(0, size, step)] * 3, indexing="ij"), -1).reshape(-1, 3)
-
-
-def _stored(inside: np.ndarray, distance: np.ndarray | None, sdf: bool, reach: float) -> np.ndarray:
-    """Signed distances cut off at ±reach, or occupancies in bytes that pass from 0 to 255 over ±reach."""
-    if sdf:
-        return np.where(inside, -1, 1).astype(np.float32) * np.minimum(distance, reach)
-    depth = np.minimum(distance / (2 * reach), 0.5) if reach else np.float32(0.5)
-    return _to_bytes(np.where(inside, 0.5 + depth, 0.5 - depth), inside)
-
-
-def _to_bytes(share: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Round shares in [0, 1] to 0 … 255, those of voxels inside to at least 128 and of others to at most 127."""
-    rounded = np.clip(np.rint(share * 255), 0, 255)
-    return np.where(inside, np.maximum(rounded, 128), np.minimum(rounded, 127)).astype(np.uint8)
-
-
-def read_grid(path: Path) -> tuple[np.ndarray, Spec | None]:
-    """Read a grid file: values (z, y, x), and the spec where the file carries one. Raises InrError when damaged."""
-    if path.suffix.lower() == ".binvox":
-        return _read_binvox(path)
-    try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                return loaded, None
-            arrays = {name: loaded[name] for name in loaded.files}
-    except Exception as error:              # numpy and zipfile raise many kinds for damaged files
-        raise InrError(f"{path} is not a {path.suffix.lower()} file that can be read ({error}).") from None
-    if "values" in arrays and "spec" in arrays:
-        try:
-            spec = Spec.from_json(json.loads(str(arrays["spec"])))
-        except (KeyError, TypeError, ValueError) as error:
-            raise InrError(f"{path} is damaged: its spec cannot be read ({error!r}).") from None
-        if spec.kind != "shape" or spec.shape != arrays["values"].shape or "quantity" not in spec.meta:
-            raise InrError(f"{path} is damaged: its spec does not fit its values.")
-        return arrays["values"], spec
-    grids = [name for name, array in arrays.items() if array.ndim == 3]
-    if len(grids) != 1:
-        raise InrError(f"{path} needs one array with three axes (z, y, x); it holds "
-                       f"{', '.join(f'{name} {array.shape}' for name, array in arrays.items()) or 'nothing'}.")
-    return arrays[grids[0]], None
-
-
-def _read_binvox(path: Path) -> tuple[np.ndarray, Spec]:
-    """Read Patrick Min's run-length format; its file order is (x, z, y)."""
-    header: dict[str, list[str]] = {}
-    try:
-        with path.open("rb") as file:
-            if not file.readline().startswith(b"#binvox"):
-                raise ValueError("it does not start with #binvox")
-            while (line := file.readline().split()) != [b"data"]:
-                if not line:
-                    raise ValueError("its header has no end")
-                header[line[0].decode()] = [word.decode() for word in line[1:]]
-            runs = np.frombuffer(file.read(), np.uint8)
-        shape = tuple(int(n) for n in header["dim"])
-        shift, scale = [float(v) for v in header.get("translate", ["0"] * 3)], float(header.get("scale", ["1"])[0])
-        if len(shape) != 3 or not 0 < min(shape) <= max(shape) <= LARGEST or len(shift) != 3 or not scale > 0:
-            raise ValueError("its header makes no sense")
-        if len(runs) % 2 or int(runs[1::2].sum(dtype=np.int64)) != math.prod(shape):
-            raise ValueError("its voxels are cut short")
-    except (ValueError, KeyError, IndexError, UnicodeDecodeError) as error:
-        raise InrError(f"{path} is not a whole .binvox file ({error}).") from None
-    values = np.repeat(runs[::2], runs[1::2]).reshape(shape).transpose(1, 2, 0)
-    centre = [low + scale * n / max(shape) / 2 for low, n in zip(shift, (shape[0], shape[2], shape[1]))]
-    axes = tuple(Axis.regular(n, half=n / max(shape)) for n in values.shape)
-    return values, Spec("shape", axes, 3, 1, UNIT_RANGE, Frame.of(centre, scale / 2),
-                        {"quantity": "occupancy", "level": 0.5, "grid": "centers"})
 
 
 def _check(quantity: str, truncation: float | None) -> None:
@@ -401,10 +296,6 @@ def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """All but the last, and all but the first, along an axis."""
     before = (slice(None),) * axis
     return (*before, slice(None, -1)), (*before, slice(1, None))
-
-
-def _world(spec: Spec, index: Tensor) -> np.ndarray:
-    return spec.to_world(spec.coords(index)).numpy()
 
 
 @torch.inference_mode()
