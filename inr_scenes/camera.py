@@ -99,7 +99,7 @@ def up_axis(cameras: Cameras) -> Tensor:
     nearest = mean.abs().argmax()
     if mean[nearest].abs() < math.cos(math.radians(30)):
         return mean
-    return torch.zeros(3).index_fill(0, nearest, 1.0) * mean[nearest].sign()
+    return torch.eye(3)[nearest] * mean[nearest].sign()
 
 
 def orbit(cameras: Cameras, target: Tensor, frames: int = 120, elevation: float | None = None) -> Cameras:
@@ -178,7 +178,7 @@ def _ring(cameras: Cameras, target: Tensor) -> tuple[Tensor, Tensor]:
 def _circle(cameras: Cameras, target: Tensor, angle: Tensor, tilt: Tensor, radius: Tensor) -> Cameras:
     """Cameras looking at `target` from around it, starting in front of world +X (or another axis across)."""
     up = up_axis(cameras)
-    across = torch.zeros(3).index_fill(0, 0 if up[0].abs() < 0.9 else 1, 1.0)
+    across = torch.eye(3)[0 if up[0].abs() < 0.9 else 1]
     front = torch.nn.functional.normalize(across - (across @ up) * up, dim=0)
     side = torch.linalg.cross(up, front)
     ring = torch.stack([torch.cos(tilt) * torch.cos(angle), torch.cos(tilt) * torch.sin(angle), torch.sin(tilt)], -1)
