@@ -19,12 +19,13 @@ class Optimizers:
     def __init__(self, module: nn.Module, name: str, lr: float, weight_decay: float, warmup: int):
         matrices, rest = split_parameters(module)
         self.schedule_free = name == "schedule-free"
+        fused = all(p.device.type in ("cpu", "cuda", "mps") for p in matrices + rest)      # one pass, not one a tensor
         if name == "adam":
-            made = [torch.optim.Adam(matrices + rest, lr=lr, fused=None)]
+            made = [torch.optim.Adam(matrices + rest, lr=lr, fused=fused)]
         elif name == "adamw":
-            made = [torch.optim.AdamW(matrices + rest, lr=lr, weight_decay=weight_decay)]
+            made = [torch.optim.AdamW(matrices + rest, lr=lr, weight_decay=weight_decay, fused=fused)]
         elif name == "muon":
-            made = [torch.optim.Adam(rest, lr=lr)]
+            made = [torch.optim.Adam(rest, lr=lr, fused=fused)]
             if matrices:
                 # Jordan et al., 2024; scaled to Adam's root mean square so that one learning rate serves both
                 made.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay,
