@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import tempfile
@@ -37,15 +38,24 @@ def library(wide: torch.dtype) -> ctypes.CDLL | None:
                 if not any(_compiled(compiler, [*flags, *define], made) for flags in (FLAGS, PLAIN_FLAGS)):
                     return None
                 made.replace(path)
-        return ctypes.CDLL(str(path))
+        return _declared(ctypes.CDLL(str(path)))
     except OSError:                     # a read-only home, a library of another machine: do without
         return None
 
 
 def call(function, *arguments) -> None:
-    """Call a C function: tensors become pointers to their first element (None: a null pointer), numbers longs."""
-    function(*(ctypes.c_long(a) if isinstance(a, int) else ctypes.c_void_p(None if a is None else a.data_ptr())
-               for a in arguments))
+    """Call a C function: tensors become pointers to their first element, None a null pointer."""
+    function(*[a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments])
+
+
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Tell ctypes which arguments are numbers and which are pointers."""
+    for declaration in re.finditer(r"^void (\w+)\(([^)]*)\)", SOURCE.read_text(), re.MULTILINE):
+        name, parameters = declaration.groups()
+        function = getattr(library, name)
+        function.restype = None
+        function.argtypes = [ctypes.c_void_p if "*" in p else ctypes.c_long for p in parameters.split(",")]
+    return library
 
 
 def _compiled(compiler: str, flags: list[str], out: Path) -> bool:
