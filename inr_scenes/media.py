@@ -92,7 +92,7 @@ def write_audio(path: Path, samples: np.ndarray, rate: int, bits: int = 16) -> N
     subtypes = {16: "PCM_16", 24: "PCM_24", 32: "FLOAT"}
     if bits not in subtypes:
         raise InrError(f"--bits {bits} is not known for sound: 16, 24 or 32 (float).")
-    lossy = path.suffix.lower() in (".ogg", ".opus", ".mp3")
+    lossy = path.suffix.lower() in (".ogg", ".mp3")
     try:
         soundfile.write(path, np.clip(samples, -1, 1) if bits != 32 else samples, rate,
                         subtype=None if lossy else subtypes[bits])

@@ -75,7 +75,7 @@ class PointRays(Rays):
     def see(self, rays: Tensor) -> Tensor:
         """Map Plücker rays to points, (..., 3n)."""
         nearest, half = _chord(rays)
-        along = (half[..., None] * self.at)[..., None] * rays[..., None, :3]
+        along = (half * self.at)[..., None] * rays[..., None, :3]
         return (nearest[..., None, :] + along).flatten(-2)
 
 
@@ -205,7 +205,7 @@ def rays_for(spec: Spec, kind: str, points: int, turn: float) -> Rays:
             background = spec.values.to_net(torch.tensor(spec.meta["background"], dtype=torch.float32))
             return HullRays(surface, background, turn)
         return ReliefRays(surface, turn)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise InrError(f"The light field's surface does not make sense ({error}).") from None
 
 

@@ -32,15 +32,16 @@ def one_object(out: str) -> dict:
 
 
 def test_fit_info_export_eval(inr, photo, tmp_path):
-    status, out, err = inr("fit", "siren", photo, "-o", "run", "--steps", "200", "--lr", "5e-3", *SMALL, "--json")
+    status, out, err = inr("fit", "siren", photo, "-o", "run", "--steps", "600", "--lr", "5e-3",
+                           "--optimizer", "adam", "--first-omega-0", "10", *SMALL, "--json")
     assert status == 0, err
     result = one_object(out)
-    assert result["field"] == "siren" and result["steps"] == 200 and result["metrics"]["psnr"] > 30
+    assert result["field"] == "siren" and result["steps"] == 600 and result["metrics"]["psnr"] > 30
     assert result["bytes"] == (tmp_path / "run" / "field.safetensors").stat().st_size
     files = {"field.safetensors", "config.toml", "metrics.jsonl", "state.pt"}
     assert {p.name for p in (tmp_path / "run").iterdir()} == files
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    assert lines[-1]["step"] == 200 and lines[-1]["psnr"] > 30
+    assert lines[-1]["step"] == 600 and lines[-1]["psnr"] > 30
 
     info = one_object(inr("info", "run", "--json")[1])
     assert info["kind"] == "image" and info["shape"] == [24, 36, 3] and info["parameters"] == result["parameters"]

@@ -139,7 +139,7 @@ EXPORTERS = [
     Exporter("image", frozenset({"image"}), PICTURES, ImageOptions, write_image_field),
     Exporter("video", frozenset({"video"}), (".mp4", ".mkv", ".mov", ".webm", ".gif", *PICTURES), VideoOptions,
              write_video_field),
-    Exporter("audio", frozenset({"audio"}), (".wav", ".flac", ".ogg", ".opus", ".mp3"), AudioOptions,
+    Exporter("audio", frozenset({"audio"}), (".wav", ".flac", ".ogg", ".mp3"), AudioOptions,
              write_audio_field),
     Exporter("array", frozenset({"image", "video", "audio"}), (".npy",), ArrayOptions, write_array),
 ]

@@ -25,7 +25,7 @@ PRIORS: dict[str, Callable[[Field, Tensor], Tensor] | None] = {"none": None, "tv
 
 
 class RegularisedProblem(Problem):
-    """Values at points, with a prior added to the loss: `weight` times its mean at half as many random points.
+    """Measurements of values, with a prior added to the loss: `weight` times its mean at half as many random points.
 
     The prior's derivatives are with respect to coordinates in [-1, 1], values in the network's range.
     """
@@ -39,20 +39,21 @@ class RegularisedProblem(Problem):
         self.prior, self.weight = PRIORS[prior] if weight else None, weight
 
     def coords(self, index: Tensor) -> Tensor:
-        """Return the coordinates (n, in) of measurements `index`."""
+        """Return the coordinates of measurements `index`: (n, in), or more than one place each."""
         return self.spec.coords(index)
 
     def sample(self, index: Tensor, generator=None) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """Return the coords (n, in) of the measurements with random coords (n / 2, in) for the prior, and values."""
-        free = torch.rand(len(index) // 2 + 1, self.spec.in_features, generator=generator, device=index.device)
+        """Return the coords of measurements, half as many random coords (m, in) for the prior, and values (n, out)."""
+        count = len(index) * self.points // 8 + 1
+        free = torch.rand(count, self.spec.in_features, generator=generator, device=index.device)
         return (self.coords(index), 2 * free - 1), self.values[index]
 
     def measure(self, field, query) -> Tensor:
-        """Return the field at the measured points."""
+        """Return what the field says the measurements should be, (n, out)."""
         return field(query[0])
 
     def predict(self, field, query) -> tuple[Tensor, Tensor | float]:
-        """Return values (n, out) at the measured points and the prior's mean over the random ones."""
+        """Return the measurements (n, out) and the prior's mean over the random points."""
         return self.measure(field, query), self.prior(field, query[1]) if self.prior else 0.0
 
     def loss(self, predicted, values: Tensor) -> Tensor:

@@ -7,18 +7,19 @@ from torch import Tensor
 
 from ..errors import InrError
 from ..field import Field, Recipe
-from ..files import readable
 from ..signal import GridSignal
-from ..signals.image import ImageSignal, read_image
+from ..signals.image import ImageSignal
 from ..spec import Axis, Spec
-from . import Problem, changed
+from . import changed
+from .priors import RegularisedProblem
 
 
-class SuperResolution(Problem):
+class SuperResolution(RegularisedProblem):
     """An image of factor² times as many pixels as were measured.
 
     A measured pixel is the average over its area: the field is averaged over the factor² pixel centres in it. Pixels
-    as points are the published way instead: the field is fitted to the small image at its own pixels and read out on a finer grid.
+    as points are the published way instead: the field is fitted to the small image at its own pixels and then read out
+    on a finer grid.
     """
 
     name = "superres"
@@ -32,9 +33,14 @@ class SuperResolution(Problem):
         """Unknown pixels per measured one, along each axis."""
         pixels: str = "area"
         """area: a pixel is the average over its area; point: the value at its centre, as published."""
+        prior: str = "tv"
+        """tv (total variation), hessian (Frobenius norm of the Hessian) or none."""
+        weight: float = 1e-4
+        """Weight of the prior."""
 
-    def __init__(self, spec: Spec, values: Tensor, factor: int, pixels: str, truth: GridSignal | None = None):
-        super().__init__(spec, values, truth)
+    def __init__(self, spec: Spec, values: Tensor, factor: int, pixels: str, truth: GridSignal | None = None,
+                 **prior):
+        super().__init__(spec, values, truth, **prior)
         if pixels not in ("area", "point"):
             raise InrError(f"--pixels {pixels!r} is not known: area or point.")
         self.factor, self.area = factor, pixels == "area"
@@ -51,16 +57,17 @@ class SuperResolution(Problem):
         image = signal.array()[:height * factor, :width * factor]
         values = image.reshape(height, factor, width, factor, -1).mean((1, 3)).flatten(0, 1)
         truth = ImageSignal.from_array(image.numpy(), bits=signal.spec.meta.get("bits"), name=signal.name)
-        return cls(truth.spec, truth.spec.values.to_net(values), factor, options.pixels, truth)
+        return cls(truth.spec, truth.spec.values.to_net(values), factor, options.pixels, truth,
+                   prior=options.prior, weight=options.weight)
 
     @classmethod
     def read(cls, path, options: Options) -> "SuperResolution":
         """Read the small image; the unknown has factor times as many rows and columns."""
         factor = _sensible(options.factor)
-        array, bits = read_image(readable(path))
-        small = ImageSignal.from_array(array, bits=bits)
-        axes = tuple(Axis.regular(count * factor) for count in small.spec.shape)
-        return cls(small.spec.replace(axes=axes), small.sample(torch.arange(len(small)))[1], factor, options.pixels)
+        small = ImageSignal.load(path)
+        spec = small.spec.replace(axes=tuple(Axis.regular(count * factor) for count in small.spec.shape))
+        return cls(spec, small.sample(torch.arange(len(small)))[1], factor, options.pixels,
+                   prior=options.prior, weight=options.weight)
 
     def regrid(self, grid: str) -> "SuperResolution":
         """Move the unknown's samples, and with them the places that were measured."""
@@ -68,15 +75,15 @@ class SuperResolution(Problem):
         self.rows, self.columns = (table.to(self.device) for table in self._coordinates(grid))
         return self
 
-    def sample(self, index: Tensor, generator=None) -> tuple[Tensor, Tensor]:
-        """Return coords (n, points, 2) of the pixel centres within each measured pixel, and values (n, channels)."""
+    def coords(self, index: Tensor) -> Tensor:
+        """Return coords (n, points, 2) of the pixel centres within each measured pixel."""
         y, x = self.rows[index // len(self.columns)], self.columns[index % len(self.columns)]
         coords = torch.stack([y[:, :, None].expand(-1, -1, x.shape[1]), x[:, None, :].expand(-1, y.shape[1], -1)], -1)
-        return coords.flatten(1, 2), self.values[index]
+        return coords.flatten(1, 2)
 
-    def predict(self, field, query: Tensor) -> Tensor:
+    def measure(self, field, query) -> Tensor:
         """Average the field over each measured pixel, (n, channels)."""
-        return field(query).mean(1)
+        return field(query[0]).mean(1)
 
     def array(self) -> Tensor:
         """Return the small image, (h, w, channels)."""

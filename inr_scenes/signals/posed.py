@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import math
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -268,12 +269,14 @@ def _line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep nerfstudio's remarks off stdout, which belongs to results."""
+    """Keep nerfstudio's remarks off stdout, which belongs to results, and its warnings to itself."""
     from nerfstudio.utils.rich_utils import CONSOLE
 
     before, CONSOLE.quiet = CONSOLE.quiet, True
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         CONSOLE.quiet = before
 
@@ -317,8 +320,9 @@ def _lenses(theirs, cameras: Cameras, files: list[Path]) -> list[Tensor | None]:
         key = (kind, *bent[i].tolist(), fx, fy, cx, cy, height, width)
         if key not in known:
             camera_type = nerfstudio.CameraType(kind)
-            bundle = nerfstudio.Cameras(torch.eye(4)[None, :3], fx, fy, cx, cy, width, height, bent[i][None],
-                                        camera_type).generate_rays(0)
+            with _quiet():
+                bundle = nerfstudio.Cameras(torch.eye(4)[None, :3], fx, fy, cx, cy, width, height, bent[i][None],
+                                            camera_type).generate_rays(0)
             if bundle.origins.any():
                 raise InrError(f"{files[i].name}: a camera of type {camera_type.name} sees from more than one point, "
                                f"which is not supported; perspective, fisheye and equirectangular ones are.")

@@ -16,7 +16,7 @@ def recipe(signal: Signal, preset: str, with_global: bool = True) -> Recipe:
     """Return what a partitioned SIREN suggests for a signal."""
     if preset == "published":
         return Recipe(_published(signal, with_global), _published_fit(signal), grid="ends")
-    return Recipe(_fast(signal), {})
+    return Recipe(_fast(signal), {"lr": 3e-4})      # few wide blocks diverge at more
 
 
 def _published(signal: Signal, with_global: bool) -> dict:
@@ -48,7 +48,7 @@ def incode_recipe(signal: Signal, preset: str) -> Recipe:
     if preset == "published":
         config = {"first_omega_0": 3000.0} if kind == "audio" else {}
         return Recipe({**config, "train_encoder": True}, _incode_fit(kind), grid="ends")
-    return Recipe(_fast(signal), {})
+    return Recipe(_fast(signal), {"lr": 3e-4})      # few wide blocks diverge at more
 
 
 def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
