@@ -55,7 +55,8 @@ def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
     """Return what Local-Global INCODE suggests for a signal."""
     if preset == "published":
         return Recipe(_published(signal, True), _incode_fit(signal.spec.kind), grid="ends")
-    return Recipe({**_fast(signal), "aux_bias": 0.0}, {"lr": 3e-4})      # begins as SIREN: eight shaped sines deep is unstable
+    # begins as SIREN: eight shaped sines deep is unstable
+    return Recipe({**_fast(signal), "aux_bias": 0.0}, {"lr": 3e-4})
 
 
 def _incode_fit(kind: str) -> dict:
