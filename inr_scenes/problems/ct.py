@@ -124,7 +124,7 @@ def project(image: Tensor, angles: Tensor, detectors: int, centre: float) -> Ten
     Between pixels values are bilinear, outside they are 0.
     """
     height, width, _ = image.shape
-    length = math.ceil(math.hypot(height, width))
+    length = height + 2 * math.ceil((math.hypot(height, width) - height) / 2)   # at angle 0 steps fall on pixel centres
     sine, cosine, off = angles.sin(), angles.cos(), (detectors - 1) / 2 - centre
     x = torch.stack([cosine * detectors, sine * length, 2 * off * cosine], -1) / width
     y = torch.stack([-sine * detectors, cosine * length, -2 * off * sine], -1) / height

@@ -13,7 +13,7 @@ from ..signal import GridSignal
 from ..signals.image import ImageSignal, read_image
 from ..spec import Spec
 from . import changed
-from .priors import RegularisedProblem
+from .priors import PriorOptions, RegularisedProblem
 
 
 class Inpainting(RegularisedProblem):
@@ -23,22 +23,18 @@ class Inpainting(RegularisedProblem):
     suffixes = ImageSignal.suffixes
 
     @dataclass(frozen=True)
-    class Options:
-        """Which pixels are known, and what is held of the others."""
+    class Options(PriorOptions):
+        """Which pixels are known."""
 
         keep: float = 0.1
         """Share of pixels that are known, drawn at random."""
         mask: str | None = None
         """Image file of the same size, bright where pixels are known; goes before --keep."""
-        prior: str = "tv"
-        """tv (total variation), hessian (Frobenius norm of the Hessian) or none."""
-        weight: float = 1e-3
-        """Weight of the prior."""
         mask_seed: int = 0
         """Seeds the choice of pixels."""
 
-    def __init__(self, spec: Spec, values: Tensor, known: Tensor, truth: GridSignal | None = None, **prior):
-        super().__init__(spec, values, truth, **prior)
+    def __init__(self, spec: Spec, values: Tensor, known: Tensor, options: Options, truth: GridSignal | None = None):
+        super().__init__(spec, values, truth, options)
         self.known = known
 
     @classmethod
@@ -52,7 +48,7 @@ class Inpainting(RegularisedProblem):
             generator = torch.Generator().manual_seed(options.mask_seed)
             count = max(1, round(options.keep * len(signal)))
             known = torch.randperm(len(signal), generator=generator)[:count].sort().values
-        return cls(signal.spec, signal.sample(known)[1], known, signal, prior=options.prior, weight=options.weight)
+        return cls(signal.spec, signal.sample(known)[1], known, options, signal)
 
     @classmethod
     def read(cls, path, options: Options) -> "Inpainting":
@@ -67,7 +63,7 @@ class Inpainting(RegularisedProblem):
             raise InrError(f"Which pixels of {path} are known? Give --mask FILE, or an image with transparent holes.")
         if not len(known):
             raise InrError(f"No pixel of {path} is known: the mask is dark, or the image transparent, everywhere.")
-        return cls(image.spec, image.sample(known)[1], known, prior=options.prior, weight=options.weight)
+        return cls(image.spec, image.sample(known)[1], known, options)
 
     def coords(self, index: Tensor) -> Tensor:
         """Return the coordinates (n, 2) of known pixels `index`."""

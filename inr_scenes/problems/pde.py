@@ -143,7 +143,7 @@ class Helmholtz(Equation):
         coords = self.spec.coords(torch.arange(self.spec.size)).double()
         radius, k = coords.norm(dim=-1), self.options.wavenumber
         wave = 0.25j * hankel2(0, k * radius.numpy()) * math.exp(-(k * self.options.source_width)**2 / 2)
-        valid = (coords.abs().amax(-1) < 1 - self.options.layer) & (radius > 5 * self.options.source_width)
+        valid = (coords.abs().amax(-1) < 1 - self.options.layer) & (radius > 4 * self.options.source_width)
         return torch.from_numpy(np.stack([wave.real, wave.imag], -1)).float(), valid
 
     def adapt(self, recipe: Recipe, field: type[Field], preset: str) -> Recipe:

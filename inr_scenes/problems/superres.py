@@ -11,7 +11,7 @@ from ..signal import GridSignal
 from ..signals.image import ImageSignal
 from ..spec import Axis, Spec
 from . import changed
-from .priors import RegularisedProblem
+from .priors import PriorOptions, RegularisedProblem
 
 
 class SuperResolution(RegularisedProblem):
@@ -26,25 +26,20 @@ class SuperResolution(RegularisedProblem):
     suffixes = ImageSignal.suffixes
 
     @dataclass(frozen=True)
-    class Options:
+    class Options(PriorOptions):
         """How the pixels were measured."""
 
         factor: int = 4
         """Unknown pixels per measured one, along each axis."""
         pixels: str = "area"
         """area: a pixel is the average over its area; point: the value at its centre, as published."""
-        prior: str = "tv"
-        """tv (total variation), hessian (Frobenius norm of the Hessian) or none."""
-        weight: float = 1e-4
-        """Weight of the prior."""
 
-    def __init__(self, spec: Spec, values: Tensor, factor: int, pixels: str, truth: GridSignal | None = None,
-                 **prior):
-        super().__init__(spec, values, truth, **prior)
-        if pixels not in ("area", "point"):
-            raise InrError(f"--pixels {pixels!r} is not known: area or point.")
-        self.factor, self.area = factor, pixels == "area"
-        self.points = factor**2 if self.area else 1
+    def __init__(self, spec: Spec, values: Tensor, options: Options, truth: GridSignal | None = None):
+        super().__init__(spec, values, truth, options)
+        if options.pixels not in ("area", "point"):
+            raise InrError(f"--pixels {options.pixels!r} is not known: area or point.")
+        self.factor, self.area = options.factor, options.pixels == "area"
+        self.points = options.factor**2 if self.area else 1
         self.rows, self.columns = self._coordinates("centers")
 
     @classmethod
@@ -57,8 +52,7 @@ class SuperResolution(RegularisedProblem):
         image = signal.array()[:height * factor, :width * factor]
         values = image.reshape(height, factor, width, factor, -1).mean((1, 3)).flatten(0, 1)
         truth = ImageSignal.from_array(image.numpy(), bits=signal.spec.meta.get("bits"), name=signal.name)
-        return cls(truth.spec, truth.spec.values.to_net(values), factor, options.pixels, truth,
-                   prior=options.prior, weight=options.weight)
+        return cls(truth.spec, truth.spec.values.to_net(values), options, truth)
 
     @classmethod
     def read(cls, path, options: Options) -> "SuperResolution":
@@ -66,8 +60,7 @@ class SuperResolution(RegularisedProblem):
         factor = _sensible(options.factor)
         small = ImageSignal.load(path)
         spec = small.spec.replace(axes=tuple(Axis.regular(count * factor) for count in small.spec.shape))
-        return cls(spec, small.sample(torch.arange(len(small)))[1], factor, options.pixels,
-                   prior=options.prior, weight=options.weight)
+        return cls(spec, small.sample(torch.arange(len(small)))[1], options)
 
     def regrid(self, grid: str) -> "SuperResolution":
         """Move the unknown's samples, and with them the places that were measured."""
@@ -92,7 +85,7 @@ class SuperResolution(RegularisedProblem):
     def adapt(self, recipe: Recipe, field: type[Field], preset: str) -> Recipe:
         """Published: 501 steps of the whole small image at 9e-4. Fast: as many field evaluations a step as usual."""
         if preset == "published":
-            return changed(recipe, field, steps=501, lr=9e-4, batch=0, schedule="cosine")
+            return changed(recipe, field, steps=501, lr=9e-4, batch=0, schedule="exponential")
         return changed(recipe, field, batch=max(256, 16384 // self.points))
 
     def _coordinates(self, grid: str) -> list[Tensor]:
