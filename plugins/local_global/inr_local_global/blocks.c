@@ -61,31 +61,37 @@ static void product(long m, long n, long k, const float *a, long ai, long ap, co
     for (; j < n; j += LANES) stripe1(m, k, a, ai, ap, b + j, n, c + j, n, add);
 }
 
+/* Vectors of LANES columns that cover 0..n; the last one reaches back over the one before. n is at least LANES. */
+#define COLUMNS(j, n) \
+    for (long next = 0, j = 0; next < (n); next += LANES, j = next + LANES <= (n) ? next : (n) - LANES)
+#define EACH(t) _Pragma("GCC ivdep") for (int t = 0; t < LANES; t++)
+
 /* First global layer: coords x (rows × d), weights (d × g). Gives sines s and their derivatives ds (rows × g). */
 void global_first(long rows, long d, long g, const float *x, const float *weight, const float *bias, wide *s, wide *ds) {
     #pragma omp parallel for schedule(static)
-    for (long r = 0; r < rows; r++) {
-        float z[g];
-        memcpy(z, bias, g * sizeof(float));
-        for (long p = 0; p < d; p++)
-            for (long j = 0; j < g; j++) z[j] += x[r * d + p] * weight[p * g + j];
-        for (long j = 0; j < g; j++) {
-            float a, da;
-            sine(z[j], &a, &da);
-            s[r * g + j] = narrow(a), ds[r * g + j] = narrow(da);
+    for (long r = 0; r < rows; r++)
+        COLUMNS(j, g) {
+            float z[LANES];
+            EACH(t) z[t] = bias[j + t];
+            for (long p = 0; p < d; p++) EACH(t) z[t] += x[r * d + p] * weight[p * g + j + t];
+            EACH(t) {
+                float a, da;
+                sine(z[t], &a, &da);
+                s[r * g + j + t] = narrow(a), ds[r * g + j + t] = narrow(da);
+            }
         }
-    }
 }
 
 /* Further global layers: products z (rows × ldz, the first g columns). */
 void global_sines(long rows, long g, const wide *z, long ldz, const float *bias, wide *s, wide *ds) {
     #pragma omp parallel for schedule(static)
     for (long r = 0; r < rows; r++)
-        for (long j = 0; j < g; j++) {
-            float a, da;
-            sine(widen(z[r * ldz + j]) + bias[j], &a, &da);
-            s[r * g + j] = narrow(a), ds[r * g + j] = narrow(da);
-        }
+        COLUMNS(j, g)
+            EACH(t) {
+                float a, da;
+                sine(widen(z[r * ldz + j + t]) + bias[j + t], &a, &da);
+                s[r * g + j + t] = narrow(a), ds[r * g + j + t] = narrow(da);
+            }
 }
 
 /* Derivatives grad (rows × g) by a global layer's sines, to those by its pre-activations, in the first g columns of dz
@@ -94,16 +100,17 @@ void global_backward(long blocks, long rows, long g, long d, const wide *grad, c
                      const float *x, float *sums) {
     #pragma omp parallel for schedule(static)
     for (long b = 0; b < blocks; b++) {
-        float *sum = sums + b * (1 + d) * g;
+        float *sum = sums + b * (1 + d) * g, row[g];
         memset(sum, 0, (1 + d) * g * sizeof(float));
         for (long r = b * rows; r < (b + 1) * rows; r++) {
-            for (long j = 0; j < g; j++) {
-                float v = widen(grad[r * g + j]) * widen(ds[r * g + j]);
-                sum[j] += v;
-                dz[r * lddz + j] = narrow(v);
-            }
+            COLUMNS(j, g)
+                EACH(t) {
+                    row[j + t] = widen(grad[r * g + j + t]) * widen(ds[r * g + j + t]);
+                    dz[r * lddz + j + t] = narrow(row[j + t]);
+                }
+            for (long j = 0; j < g; j++) sum[j] += row[j];
             for (long p = 0; p < d; p++)
-                for (long j = 0; j < g; j++) sum[(1 + p) * g + j] += x[r * d + p] * widen(dz[r * lddz + j]);
+                for (long j = 0; j < g; j++) sum[(1 + p) * g + j] += x[r * d + p] * row[j];
         }
     }
 }
@@ -117,14 +124,19 @@ void local_forward(long blocks, long rows, long k, long h, const float *in, cons
         long at = b * rows * h;
         product(rows, h, k, in + b * rows * k, k, 1, weight + b * k * h, u + at, 0);
         for (long r = 0; r < rows; r++)
-            for (long j = 0; j < h; j++)
-                sine(u[at + r * h + j] + bias[b * h + j], u + at + r * h + j, du + at + r * h + j);
+            COLUMNS(j, h)
+                EACH(t) {
+                    long i = at + r * h + j + t;
+                    sine(u[i] + bias[b * h + j + t], u + i, du + i);
+                }
         if (!merge) continue;
         product(rows, h, h, u + at, h, 1, merge, l + at, 0);
         for (long r = 0; r < rows; r++)
-            for (long j = 0; j < h; j++)
-                sine(l[at + r * h + j] + offset[j] + widen(zm[(b * rows + r) * ldzm + j]),
-                     l + at + r * h + j, dl + at + r * h + j);
+            COLUMNS(j, h)
+                EACH(t) {
+                    long i = at + r * h + j + t;
+                    sine(l[i] + offset[j + t] + widen(zm[(b * rows + r) * ldzm + j + t]), l + i, dl + i);
+                }
     }
 }
 
@@ -141,20 +153,22 @@ void local_backward(long blocks, long rows, long k, long h, float *grad, const f
         if (merge_t) {
             memset(d_offset + b * h, 0, h * sizeof(float));
             for (long r = 0; r < rows; r++)
-                for (long j = 0; j < h; j++) {
-                    float v = g[r * h + j] * dl[at + r * h + j];
-                    g[r * h + j] = v, d_offset[b * h + j] += v;
-                    dz[(b * rows + r) * lddz + j] = narrow(v);
-                }
+                COLUMNS(j, h)
+                    EACH(t) {
+                        float v = g[r * h + j + t] * dl[at + r * h + j + t];
+                        g[r * h + j + t] = v, d_offset[b * h + j + t] += v;
+                        dz[(b * rows + r) * lddz + j + t] = narrow(v);
+                    }
             product(h, h, rows, u + at, 1, h, g, d_merge + b * h * h, 0);
             product(rows, h, h, g, h, 1, merge_t, grad_u + at, 0);
             g = grad_u + at;
         }
         for (long r = 0; r < rows; r++)
-            for (long j = 0; j < h; j++) {
-                float v = g[r * h + j] * du[at + r * h + j];
-                g[r * h + j] = v, d_bias[b * h + j] += v;
-            }
+            COLUMNS(j, h)
+                EACH(t) {
+                    float v = g[r * h + j + t] * du[at + r * h + j + t];
+                    g[r * h + j + t] = v, d_bias[b * h + j + t] += v;
+                }
         product(k, h, rows, in + b * rows * k, 1, k, g, d_weight + b * k * h, 0);
         if (weight_t) product(rows, h, h, g, h, 1, weight_t + b * h * h, grad_in + at, 0);
     }

@@ -67,7 +67,7 @@ class _Group:
         for count, stride in zip(shape, strides):
             offsets = (offsets[:, None] + torch.arange(count, device=device) * stride).flatten()
         self.offsets = offsets
-        self.epoch = -1
+        self.drawn = None
 
     def parts(self, rows: int, limit: int, sampler, step: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (slots (blocks,), sample indices (blocks, rows)) of at most `limit` rows together."""
@@ -84,12 +84,12 @@ class _Group:
         if rows == self.samples:
             return self.offsets, torch.zeros_like(self.first)
         epoch, window = divmod(step, self.samples // rows)
-        if epoch != self.epoch:
+        if self.drawn != (sampler.seed, epoch):
             device = self.first.device
             shuffle = torch.Generator(device).manual_seed(sampler.seed * 1_000_003 + epoch + (1 << 41))
             self.order = self.offsets[torch.randperm(self.samples, generator=shuffle, device=device)]
             self.start = torch.randint(self.samples, self.first.shape, generator=shuffle, device=device)
-            self.epoch = epoch
+            self.drawn = sampler.seed, epoch
         return self.order, self.start + window * rows
 
 

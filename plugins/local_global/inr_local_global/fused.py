@@ -217,8 +217,11 @@ def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
     coords, slots = points.coords, points.slots
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     plain = coords.device.type == "cpu" and coords.dtype is torch.float32 and not coords.requires_grad
-    if not plain or library(dtype) is None:
+    narrow = getattr(field.config, "global_features", LANES) < LANES
+    if not plain or narrow or library(dtype) is None:
         return field.evaluate(coords, slots).flatten(0, 1)
+    while len(slots) < torch.get_num_threads() and coords.shape[1] % 2 == 0:        # work for every thread
+        coords, slots = coords.unflatten(1, (2, -1)).flatten(0, 1), slots.repeat_interleave(2)
     local = [tensor.index_select(0, slots) for layer in field.local for tensor in layer.tensors()]
     common = [tensor for layer in shared for tensor in (layer.linear.weight, layer.linear.bias)]
     first, hidden = (omega / (2 * math.pi) for omega in (field.config.first_omega_0, field.config.omega_0))
