@@ -41,6 +41,24 @@ class Cameras:
         size = torch.tensor([height, width]).expand_as(self.size).contiguous()
         return Cameras(self.poses, self.focal * scale, self.centre * scale, size)
 
+    def to_json(self) -> dict[str, list]:
+        """Return the cameras as JSON-able lists; a lens or a size that all have is there once."""
+        lists = {"poses": [[float(f"{value:.7g}") for value in pose] for pose in self.poses.flatten(1).tolist()]}
+        for name in ("focal", "centre", "size"):
+            part = getattr(self, name)
+            lists[name] = (part[:1] if (part == part[:1]).all() else part).tolist()
+        return lists
+
+    @classmethod
+    def from_json(cls, data) -> "Cameras":
+        """Rebuild cameras; raises KeyError, TypeError or ValueError when `data` is not some."""
+        poses = torch.tensor(data["poses"], dtype=torch.float32).reshape(-1, 3, 4)
+        parts = [torch.tensor(data[name], dtype=kind).reshape(-1, 2)
+                 for name, kind in (("focal", torch.float32), ("centre", torch.float32), ("size", torch.int64))]
+        if any(len(part) not in (1, len(poses)) for part in parts):
+            raise ValueError("cameras of different numbers")
+        return cls(poses, *(part.expand(len(poses), 2).contiguous() for part in parts))
+
     def directions(self, i: int) -> Tensor:
         """Return the camera-space viewing directions of camera i, (height·width, 3), not normalised."""
         height, width = self.size[i].tolist()

@@ -39,6 +39,16 @@ def spiral(spec: Spec, frames: int = 120) -> Cameras:
     return camera.spiral(cameras, target, frames)
 
 
+def held_out(spec: Spec) -> Cameras:
+    """Return the cameras of the views that were held out of the fit."""
+    try:
+        return Cameras.from_json(spec.meta["held_out"])
+    except KeyError:
+        raise InrError("No views were held out of this fit: use --path train, orbit or spiral.") from None
+    except (TypeError, ValueError) as error:
+        raise InrError(f"The cameras of the held-out views do not make sense ({error}).") from None
+
+
 def render(field: Field, cameras: Cameras, path, *, fps: float = 24.0, resolution: int = 256) -> Path:
     """Render a field from cameras in world units to a film (.mp4 .gif …), a picture (one camera), or a folder of PNG.
 

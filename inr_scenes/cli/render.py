@@ -6,7 +6,7 @@ from typing import Any
 from ..errors import InrError
 from .common import Output, parse
 
-PATHS = ("orbit", "spiral", "train")
+PATHS = ("orbit", "spiral", "train", "test")
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Render:
     output: str
     """.mp4, .gif, or a folder for frames."""
     path: str = "orbit"
-    """orbit, spiral, train (the training cameras), or a camera-path JSON of nerfstudio's viewer."""
+    """orbit, spiral, the cameras of the train or test views, or a camera-path JSON of nerfstudio's viewer."""
     frames: int = 120
     """Frames of an orbit or a spiral."""
     size: tuple[int, int] | None = None
@@ -43,7 +43,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
     from ..archive import open
     from ..camera import read_path
-    from ..render import orbit, render, spiral
+    from ..render import held_out, orbit, render, spiral
 
     options = parse((Render, Output), arguments, prog="render", description=run.__doc__,
                     positional=("archive", "output"))[Render]
@@ -59,6 +59,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
         if spec.cameras is None:
             raise InrError(f"A field of kind {spec.kind!r} has no training cameras. Use --path orbit.")
         cameras = spec.cameras
+    elif options.path == "test":
+        cameras = held_out(spec)
     elif options.path.endswith(".json"):
         cameras, path_fps = read_path(Path(options.path))
         fps = fps or path_fps

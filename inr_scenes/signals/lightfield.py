@@ -1,5 +1,6 @@
 """Light fields: posed pictures as Plücker rays and their colours, training and held-out views strictly apart."""
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -44,7 +45,8 @@ class Views:
         self.pixels = torch.cat([torch.from_numpy(_composite(image, background)).reshape(-1, 3) for image in images])
         self.alpha = None
         if any(image.shape[-1] == 4 for image in images):
-            self.alpha = torch.cat([torch.from_numpy(_alpha(image)).flatten() for image in images])
+            alpha = torch.cat([torch.from_numpy(_alpha(image)).flatten() for image in images])
+            self.alpha = alpha if (alpha < 255).any() else None
         self.valid = None if masks is None else torch.from_numpy(np.concatenate([m.ravel() > 0 for m in masks]))
         self.lens, self.lens_start = _lens_table(cameras, lenses)
         self.seen = cameras
@@ -86,6 +88,20 @@ class Views:
             local = torch.stack([place[:, 0], -place[:, 1], -torch.ones_like(place[:, 0])], -1)
         pose = self.seen.poses[view]
         return pluecker(pose[:, :, 3], normalize((pose[:, :, :3] @ local[:, :, None])[:, :, 0], dim=-1))
+
+    @property
+    def wide(self) -> bool:
+        """Whether a lens sees further than 70° from its axis."""
+        return self.lens is not None and bool(self.lens[:, 2].max() > -math.cos(math.radians(70)))
+
+    def bend(self, i: int) -> Tensor | None:
+        """Return where the pixels of view i look, right and down per unit ahead, (1, 2, h, w); None for a pinhole."""
+        if self.lens is None:
+            return None
+        height, width = self.cameras.size[i].tolist()
+        table = self.lens[int(self.lens_start[i]):][:height * width]
+        flat = table[:, :2] * torch.tensor([-1.0, 1.0]) / table[:, 2:].clamp_max(-0.1)
+        return flat.T.reshape(1, 2, height, width)
 
     def pixel_range(self, i: int) -> slice:
         """Return the flat pixel indices of view i."""
@@ -148,6 +164,8 @@ class LightFieldSignal(Signal):
         if like is None:
             found = scene.find(train, surface)
             meta = {"background": list(background), **found.meta}
+            if test is not None:
+                meta["held_out"] = test.cameras.to_json()
             self.spec = Spec("lightfield", (), 6, 3, UNIT_RANGE, found.frame, meta, train.cameras)
         else:
             self.spec = like.replace(cameras=train.cameras)

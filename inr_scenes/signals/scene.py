@@ -37,6 +37,7 @@ class Scene:
 
 def find(views, surface: bool = True) -> Scene:
     """Choose the frame for training views (lightfield.Views); surface: also look for the scene's rough surface."""
+    surface = surface and not views.wide                # a lens that sees to its side has no flat picture
     if len(views) < 2 or is_around(views.cameras):
         return _around(views, surface)
     return _side_by_side(views, surface)
@@ -68,9 +69,7 @@ def visual_hull(views, frame: Frame) -> dict[str, Any] | None:
     points = torch.cartesian_prod(middle, middle, middle).flip(1)              # z, y, x order, as x y z
     left = (points.norm(dim=1) < 1).nonzero()[:, 0]
     for i in range(len(views)):
-        height, width = views.cameras.size[i].tolist()
-        alpha = views.alpha[views.pixel_range(i)].reshape(1, 1, height, width).float() / 255
-        solid, inside = _look_up(views.cameras[i:i + 1], alpha, frame.to_world(points[left]).float())
+        solid, inside = _Eye.of(views, i, alpha=True).look_up(frame.to_world(points[left]).float())
         left = left[(solid[0] >= EMPTY) | ~inside]
     if not len(left):
         return None
@@ -83,7 +82,7 @@ def _side_by_side(views, surface: bool) -> Scene:
     cameras = views.cameras
     mean = average_pose(cameras.poses)
     chosen = torch.linspace(0, len(views) - 1, min(SWEEP_VIEWS, len(views))).round().int().tolist()
-    low, high = _inverse_depths(cameras, [_shrunk(views, i, SWEEP_WIDTH) for i in chosen[::2]], mean)
+    low, high = _inverse_depths(cameras, [_Eye.of(views, i, SWEEP_WIDTH) for i in chosen[::2]], mean)
     depth = 2 / (low + high)                            # the middle of the inverse depths: parallax is linear in them
     centre = mean[:, 3] - depth * mean[:, 2]
     length, height = _reach(cameras, mean, depth)
@@ -96,7 +95,7 @@ def _side_by_side(views, surface: bool) -> Scene:
         rows = max(8, round(columns * height / length))
         levels = torch.linspace(low, high, SWEEP_LEVELS)
         tangent = length / depth, height / depth
-        cost = _sweep([_shrunk(views, i, columns) for i in chosen], mean, levels, tangent, rows, columns)
+        cost = _sweep([_Eye.of(views, i, columns) for i in chosen], mean, levels, tangent, rows, columns)
         share = (_deepest(cost) / (SWEEP_LEVELS - 1)).clamp(0, 1)
         parallax = (high - low) / (high + low)
         meta["surface"] = {
@@ -106,17 +105,17 @@ def _side_by_side(views, surface: bool) -> Scene:
     return Scene(Frame(tuple(tuple(row) for row in matrix.tolist())), meta)
 
 
-def _inverse_depths(cameras: Cameras, shrunk, mean: Tensor) -> tuple[float, float]:
+def _inverse_depths(cameras: Cameras, eyes: list["_Eye"], mean: Tensor) -> tuple[float, float]:
     """Return the least and the greatest inverse depth of textured places, along the mean view."""
     origins = cameras.poses[:, :, 3]
     between = torch.cdist(origins, origins).fill_diagonal_(math.inf)
     baseline = max(float(between.min(1).values.median()), 1e-9)
-    camera = shrunk[0][0]
+    camera = eyes[0].camera
     rows, columns = camera.size[0].tolist()
     tangent = (camera.size[0].flip(0) / 2 / camera.focal[0]).tolist()
     most = 0.25 * columns / (float(camera.focal[0, 0]) * baseline)     # a quarter of the picture between neighbours
     levels = torch.linspace(0, most, SWEEP_LEVELS + 1)[1:]
-    cost = _sweep(shrunk, mean, levels, tangent, rows, columns)
+    cost = _sweep(eyes, mean, levels, tangent, rows, columns)
     best = cost.min(0)
     weight = (cost.median(0).values - best.values).clamp_min(0).flatten()  # where depth matters
     found = levels[best.indices].flatten()
@@ -141,16 +140,50 @@ def _reach(cameras: Cameras, mean: Tensor, depth: float) -> tuple[float, float]:
     return max(float(reach[0]), 1e-6), max(float(reach[1]), 1e-6)
 
 
-def _shrunk(views, i: int, columns: int) -> tuple[Cameras, Tensor]:
-    """Return view i as a camera and a picture (1, 3, h, w) at most `columns` wide."""
-    camera = views.cameras[i:i + 1]
-    scale = min(1.0, columns / int(camera.size[0, 1]))
-    height, width = (max(2, round(n * scale)) for n in camera.size[0].tolist())
-    picture = torch.from_numpy(views.image(i)).permute(2, 0, 1)[None]
-    return camera.resized(height, width), interpolate(picture, size=(height, width), mode="area")
+class _Eye:
+    """One view to look places up in. bend: (1, 2, h, w) where a lens that is no pinhole looks, right and down."""
+
+    def __init__(self, camera: Cameras, picture: Tensor, bend: Tensor | None):
+        self.camera, self.picture, self.bend = camera, picture, bend
+
+    @classmethod
+    def of(cls, views, i: int, columns: int | None = None, alpha: bool = False) -> "_Eye":
+        """Take view i, at most `columns` wide, or its alpha."""
+        camera = views.cameras[i:i + 1]
+        height, width = camera.size[0].tolist()
+        picture = torch.from_numpy(views.image(i)).permute(2, 0, 1)[None]
+        if alpha:
+            picture = views.alpha[views.pixel_range(i)].reshape(1, 1, height, width).float() / 255
+        bend = views.bend(i)
+        scale = min(1.0, (columns or width) / width)
+        if scale < 1:
+            height, width = (max(2, round(n * scale)) for n in (height, width))
+            camera = camera.resized(height, width)
+            picture, bend = (part if part is None else interpolate(part, size=(height, width), mode="area")
+                             for part in (picture, bend))
+        return cls(camera, picture, bend)
+
+    def look_up(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the picture shows at world points (n, 3), as (c, n), and which are inside it, (n,)."""
+        camera = self.camera
+        size = camera.size[0].flip(0)
+        seen = (points - camera.poses[0, :, 3]) @ camera.poses[0, :, :3]
+        tangent = seen[:, :2] * torch.tensor([1.0, -1.0]) / seen[:, 2:].neg().clamp_min(1e-6)
+        pixels = tangent * camera.focal[0] + camera.centre[0]
+        if self.bend is not None:
+            for _ in range(5):                  # lenses bend little: each round corrects most of what is left
+                looks = _at(self.bend, 2 * pixels / size - 1).T
+                pixels = pixels + (tangent - looks) * camera.focal[0]
+        place = 2 * pixels / size - 1
+        return _at(self.picture, place), (place.abs() <= 1).all(-1) & (seen[:, 2] < 0)
 
 
-def _sweep(shrunk, mean: Tensor, levels: Tensor, tangent, rows: int, columns: int) -> Tensor:
+def _at(picture: Tensor, place: Tensor) -> Tensor:
+    """Return the values (c, n) of a picture (1, c, h, w) at places (n, 2) in [-1, 1]."""
+    return grid_sample(picture, place[None, None], align_corners=False, padding_mode="border")[0, :, 0]
+
+
+def _sweep(eyes: list[_Eye], mean: Tensor, levels: Tensor, tangent, rows: int, columns: int) -> Tensor:
     """Return how much views disagree (levels, rows, columns) about places seen by the mean camera, by inverse depth.
 
     tangent: of half the mean camera's field of view, across and up.
@@ -161,7 +194,7 @@ def _sweep(shrunk, mean: Tensor, levels: Tensor, tangent, rows: int, columns: in
     directions = torch.stack([x, y, -torch.ones_like(x)], -1).reshape(-1, 3) @ mean[:, :3].T
     costs = []
     for level in levels.tolist():
-        looks = [_look_up(camera, picture, mean[:, 3] + directions / level) for camera, picture in shrunk]
+        looks = [eye.look_up(mean[:, 3] + directions / level) for eye in eyes]
         colours, inside = (torch.stack(part) for part in zip(*looks))
         weight = inside[:, None].float()
         count = weight.sum(0).clamp_min(1)
@@ -185,14 +218,3 @@ def _deepest(cost: Tensor) -> Tensor:
     at = at + ((before - after) / (2 * (before - 2 * here + after)).clamp_min(1e-6)).clamp(-0.5, 0.5)
     window = pad(at[None, None], (2, 2, 2, 2), mode="replicate").unfold(2, 5, 1).unfold(3, 5, 1)
     return window.flatten(-2).median(-1).values[0, 0]
-
-
-def _look_up(camera: Cameras, picture: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-    """Return what a picture (1, c, h, w) shows at world points (n, 3), as (c, n), and which are inside it, (n,)."""
-    height, width = camera.size[0].tolist()
-    seen = (points - camera.poses[0, :, 3]) @ camera.poses[0, :, :3]
-    ahead = seen[:, 2:].neg().clamp_min(1e-6)
-    pixels = seen[:, :2] * torch.tensor([1.0, -1.0]) / ahead * camera.focal[0] + camera.centre[0]
-    place = 2 * pixels / torch.tensor([width, height]) - 1
-    values = grid_sample(picture, place[None, None], align_corners=False, padding_mode="border")[0, :, 0]
-    return values, (place.abs() <= 1).all(-1) & (seen[:, 2] < 0)
