@@ -12,6 +12,7 @@ import inr_scenes as inr
 from inr_scenes import InrError
 from inr_scenes.camera import Cameras, look_at, pluecker
 from inr_scenes.field import build
+from inr_scenes.media import to_bytes
 from inr_scenes.rays import in_frame, rays_for
 from inr_scenes.signals.lightfield import LightFieldSignal
 from inr_scenes.siren import Siren
@@ -349,6 +350,38 @@ def test_plain_grid(tmp_path):
     assert not signal.spec.meta["around"]
     wide = inr.load(tmp_path / "grid", fov=90.0).train.cameras
     assert wide.focal[0].tolist() == pytest.approx([7.0, 7.0])
+
+
+def write_srn(folder: Path, cameras: Cameras, images) -> Path:
+    """An object as scene representation networks keep them: OpenCV's camera axes, one lens."""
+    for name in ("rgb", "pose"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    (x, y), (height, width) = cameras.centre[0].tolist(), cameras.size[0].tolist()
+    (folder / "intrinsics.txt").write_text(f"{cameras.focal[0, 0]:.8f} {x} {y} 0.\n0. 0. 0.\n1.\n{height} {width}\n")
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(folder / "rgb" / f"{i:06d}.png")
+        pose = torch.cat([cameras.poses[i] * torch.tensor([1, -1, -1, 1]), torch.tensor([[0.0, 0, 0, 1]])])
+        (folder / "pose" / f"{i:06d}.txt").write_text(" ".join(f"{v:.8f}" for v in pose.flatten().tolist()))
+    return folder
+
+
+def test_folders_of_scene_representation_networks(tmp_path):
+    poses = poses_around(3)
+    cameras = Cameras(poses, torch.full((3, 2), 13.0), torch.full((3, 2), 8.0), torch.full((3, 2), 16))
+    images = list(np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8))
+    signal = inr.load(write_srn(tmp_path / "car", cameras, images))
+    assert len(signal.train) == 3 and signal.test is None
+    assert torch.allclose(signal.train.cameras.poses, poses, atol=1e-6)
+    assert torch.equal(signal.train.cameras.focal, cameras.focal)
+    np.testing.assert_array_equal(to_bytes(signal.train.image(2)), images[2])
+    small = inr.load(tmp_path / "car", size=(8, 8)).train.cameras
+    assert small.focal[0].tolist() == [6.5, 6.5] and small.centre[0].tolist() == [4, 4]
+    (tmp_path / "car" / "rgb" / "000001.png").unlink()
+    with pytest.raises(InrError, match="000001.png is missing"):
+        inr.load(tmp_path / "car")
+    (tmp_path / "car" / "intrinsics.txt").write_text("13 8")
+    with pytest.raises(InrError, match="cannot be read as srn"):
+        inr.load(tmp_path / "car")
 
 
 @pytest.mark.parametrize("test_views, held_out", [

@@ -144,7 +144,7 @@ class LightFieldSignal(Signal):
         """How to read a set of posed pictures."""
 
         dataparser: str = "auto"
-        """auto, a dataparser of nerfstudio (nerfstudio-data, blender-data, colmap, …), or grid: view_ROW_COLUMN.png."""
+        """auto, a dataparser of nerfstudio (nerfstudio-data, blender-data, …), srn, or grid: view_ROW_COLUMN.png."""
         size: tuple[int, int] | None = None
         """Resize the pictures to height and width (Lanczos)."""
         background: str = "auto"

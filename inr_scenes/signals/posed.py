@@ -1,4 +1,4 @@
-"""Posed pictures on disk: whatever nerfstudio's dataparsers read, and plain regular grids of views."""
+"""Posed pictures on disk: whatever nerfstudio's dataparsers read, SRN folders, and plain regular grids of views."""
 
 import contextlib
 import copy
@@ -55,7 +55,7 @@ class Posed:
 
 
 def detect(path: Path) -> str:
-    """Return the dataparser that reads a folder (or its transforms file), "grid" for a plain grid of views, or ""."""
+    """Return the dataparser that reads a folder (or its transforms file), "srn", "grid" for a plain grid, or ""."""
     name = path.name.lower()
     if path.is_file():
         if path.suffix.lower() != ".json" or not name.startswith("transforms"):
@@ -67,6 +67,8 @@ def detect(path: Path) -> str:
         return "blender-data"
     if _sparse(path):
         return "colmap"
+    if (path / "intrinsics.txt").is_file() and (path / "pose").is_dir():
+        return "srn"
     return "grid" if path.is_dir() and len(_grid_files(path)) > 1 else ""
 
 
@@ -80,6 +82,8 @@ def read(path: Path, dataparser: str, size: tuple[int, int] | None, test_views: 
     """
     if dataparser == "grid":
         train, test = _read_grid(path, size, spacing, fov, test_views == "auto")
+    elif dataparser == "srn":
+        train, test = _read_srn(path, size), None
     else:
         train, test = _read_nerfstudio(path, dataparser, size)
     if test_views != "auto":
@@ -158,6 +162,32 @@ def _read_grid(path: Path, size, spacing: float, fov: float, held_out: bool) -> 
             every.chosen(np.flatnonzero((rows % 2 == 1) & (columns % 2 == 1)).tolist()))
 
 
+# folders of scene representation networks (Sitzmann et al., 2019), which nerfstudio does not read ---------------------
+
+def _read_srn(path: Path, size) -> Posed:
+    """An object's rgb/NAME.png and pose/NAME.txt (camera to world, y down, z ahead) beside one intrinsics.txt."""
+    try:
+        lines = [line.split() for line in (path / "intrinsics.txt").read_text().splitlines() if line.strip()]
+        focal, x, y = (float(word) for word in lines[0][:3])
+        height, width = (int(word) for word in lines[-1][:2])
+        poses = {file.stem: np.array(file.read_text().split(), dtype=np.float32).reshape(4, 4)[:3]
+                 for file in sorted((path / "pose").glob("*.txt"))}
+    except (ValueError, IndexError, OSError) as error:
+        raise InrError(f"{path} cannot be read as srn: {_line(error)}") from None
+    pictures = {file.stem: file for file in sorted((path / "rgb").glob("*")) if file.suffix.lower() in PICTURES}
+    if missing := sorted(poses.keys() - pictures.keys()):
+        raise InrError(f"The picture {path / 'rgb' / missing[0]}.png is missing: restore it, or remove its pose.")
+    if not poses:
+        raise InrError(f"{path / 'pose'} holds no poses.")
+    names, n = list(poses), len(poses)
+    scale = torch.tensor(size or picture_size(pictures[names[0]])).flip(0) / torch.tensor([width, height])
+    turned = torch.from_numpy(np.stack(list(poses.values()))) * torch.tensor([1.0, -1.0, -1.0, 1.0])
+    sizes = torch.tensor([size or picture_size(pictures[name]) for name in names])
+    return Posed([pictures[name] for name in names],
+                 Cameras(turned, (focal * scale).expand(n, 2).contiguous(),
+                         (torch.tensor([x, y]) * scale).expand(n, 2).contiguous(), sizes), [None] * n)
+
+
 def picture_size(file: Path) -> tuple[int, int]:
     """Return a picture's height and width from its header, as it is stored: cameras know nothing of EXIF."""
     with _opened(file) as image:
@@ -228,7 +258,7 @@ def _parser(path: Path, name: str):
     known = configs.all_dataparsers
     if name not in known:
         raise InrError(f"There is no dataparser {name!r}.{suggestion(name, known)} Known: {', '.join(sorted(known))}, "
-                       f"or grid for a plain grid of views.")
+                       f"srn, or grid for a plain grid of views.")
     config = copy.deepcopy(known[name])
     options = {f.name for f in dataclasses.fields(config)}
     for option, value in AS_IT_IS.items():
