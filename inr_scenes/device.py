@@ -1,8 +1,10 @@
-"""Which device "auto" stands for: one code path for all of them."""
+"""What a device is: which one "auto" stands for, how many rows it takes at once, and its quick half precision."""
 
 import torch
 
 from .errors import InrError
+
+ROWS = {"cpu": 4096}                # rows whose activations, 256 wide, fit a CPU's cache; others: as many as fill them
 
 
 def resolve_device(name: str) -> torch.device:
@@ -18,3 +20,17 @@ def resolve_device(name: str) -> torch.device:
     if torch.accelerator.is_available():
         return torch.accelerator.current_accelerator()
     return torch.device("cpu")
+
+
+def rows_at_once(device: torch.device) -> int:
+    """Return how many rows a network best sees at once."""
+    return ROWS.get(device.type, 1 << 18)
+
+
+def quick_half(device: torch.device) -> torch.dtype | None:
+    """Return the half precision that a device multiplies faster than float32, or none."""
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return torch.bfloat16
+    return None

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .device import rows_at_once
 from .errors import InrError
 from .signal import Signal
 from .spec import Spec
 
 if TYPE_CHECKING:
     from .fit import Sampler
-
-CHUNK = 1 << 14                     # rows evaluated at once: activations of a 256-wide layer stay in cache
 
 
 @dataclass(frozen=True)
@@ -119,7 +118,8 @@ class Field(nn.Module):
         """Return stored values (n, out) at world points (n, 3) of a shape, x y z in world units."""
         points = torch.as_tensor(points)
         device = next(self.parameters()).device
-        return torch.cat([self.stored(self.spec.to_coords(p).to(device)).cpu() for p in points.split(CHUNK)])
+        parts = points.split(rows_at_once(device))
+        return torch.cat([self.stored(self.spec.to_coords(part).to(device)).cpu() for part in parts])
 
     def inside(self, points: Tensor) -> Tensor:
         """Say which world points (n, 3) lie inside a shape, (n,) bool."""
@@ -149,10 +149,11 @@ def build(cls: type[Field], spec: Spec, changes: dict[str, Any] | None = None, s
 
 
 @torch.inference_mode()
-def decode(field: Field, spec: Spec | None = None, chunk: int = CHUNK) -> Iterator[tuple[slice, Tensor]]:
+def decode(field: Field, spec: Spec | None = None, chunk: int | None = None) -> Iterator[tuple[slice, Tensor]]:
     """Yield (slice of flat samples, stored values on the CPU) over all samples of `spec`, in bounded memory."""
     spec = spec or field.spec
     device = next(field.parameters()).device
+    chunk = chunk or rows_at_once(device)
     for low in range(0, spec.size, chunk):
         part = slice(low, min(low + chunk, spec.size))
         yield part, field.stored(spec.coords(torch.arange(part.start, part.stop)).to(device)).cpu()

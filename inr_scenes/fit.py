@@ -11,16 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .device import resolve_device
+from .device import quick_half, resolve_device, rows_at_once
 from .errors import InrError, suggestion
 from .field import Field
 from .metrics import reaches
 from .optim import OPTIMIZERS, SCHEDULES, Optimizers, rate
 from .signal import Signal
 
-MICRO = {"cpu": 4096}               # rows per forward and backward pass: activations that fit a CPU's cache
 CHECK_EVERY = 25                    # steps between looks at the loss: each look waits for the device
-PRECISIONS = {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = {"auto": None, "32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "sampling": ("permuted", "uniform"),
            "precision": tuple(PRECISIONS)}
 
@@ -54,7 +53,7 @@ class FitConfig:
     focus: float = 0.0
     """Share of each batch drawn from the measurements the signal marks as important (surface, foreground)."""
     precision: str = "32"
-    """32, bf16 or fp16 autocast; the coordinate layer and the parameters stay in float32."""
+    """32, bf16 or fp16 autocast, or auto: what the device is quick at. Coordinates and parameters stay in float32."""
     clip: float = 0.0
     """Largest gradient norm; 0: no clipping."""
     device: str = "auto"
@@ -110,7 +109,7 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
     signal.to(device)
     field.condition(signal)
     optimizers = Optimizers(field, config.optimizer, config.lr, config.weight_decay, config.warmup)
-    dtype = PRECISIONS[config.precision]
+    dtype = precision_type(config.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     sampler = Sampler(signal, config, device)
     goal = parse_goal(config.until)
@@ -210,6 +209,11 @@ def check(config: FitConfig) -> None:
     parse_goal(config.until)
 
 
+def precision_type(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the half precision that a name of PRECISIONS stands for on a device; none: float32."""
+    return quick_half(device) if name == "auto" else PRECISIONS[name]
+
+
 def parse_goal(until: str | None) -> tuple[str, float] | None:
     """Return (metric, value) of a goal written psnr=35."""
     if until is None:
@@ -230,7 +234,7 @@ class Sampler:
         self.batch = min(config.batch, n) if config.batch else n
         focused = signal.focus is not None and len(signal.focus) > 0
         self.focus = round(self.batch * config.focus) if focused else 0
-        self.micro = max(1, MICRO.get(device.type, 1 << 18) // signal.points)
+        self.micro = max(1, rows_at_once(device) // signal.points)
         self.per_epoch = max(1, n // max(1, self.batch - self.focus))
         self.permuted = config.sampling == "permuted" and n <= 1 << 27
         self.epoch, self.order = -1, None

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from . import geometry
 from .derivatives import gradient
+from .device import quick_half, rows_at_once
 from .errors import InrError
-from .field import CHUNK, Field
+from .field import Field
 from .spec import Axis, Spec
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 LARGEST = 2048                      # cells along a side: beyond this the grid alone takes 32 GiB
 COARSE = 128                        # cells along the longest side from which the search for the surface may start
 DOUBT = 0.5                         # how far a value may overshoot its neighbours' range, as a share of that range
+SURE = 0.1                          # half precision tells on which side of the surface a value beyond this is; half the
+                                    # range of values is 1
 
 
 def mesh(field: Field, resolution: int = 256, *, box: Sequence[float] | None = None, level: float | None = None,
@@ -89,63 +92,82 @@ def _region(spec: Spec, box: Sequence[float] | None) -> tuple[Tensor, Tensor]:
 def _sample(field: Field, grid: Spec, levels: int, level: float) -> tuple[np.ndarray, int]:
     """Sample the field, above zero inside, on `grid`; return the values (z, y, x) and how many points were evaluated.
 
-    A coarse grid is evaluated whole, then halved `levels` times. Each time the new points of cells near the surface are
-    evaluated, and of every cell into which the surface then turns out to lead; others take a neighbour's value. So
-    wherever the surface is met at all it is followed to its end, and the values around it are those of a dense grid.
+    A coarse grid is evaluated whole, then halved `levels` times. Each time the new points of cells that the surface
+    passes are evaluated (the first time, of cells near it), and of every cell into which it then turns out to lead;
+    others take a neighbour's value. So wherever the surface is met at all it is followed to its end, and the values
+    around it are those of a dense grid. Until the last halving, values far from the surface may be in half precision.
     """
     stride = 1 << levels
     counts = np.array([axis.count for axis in grid.axes])
     shape = -(-(counts - 1) // stride) + 1                  # corners of the coarse cells, the last beyond the region
     values = np.empty(shape, np.float32)
-    evaluated = _evaluate(field, grid, stride, level, values, np.arange(values.size))
+    evaluated = _evaluate(field, grid, stride, level, values, np.arange(values.size), quick=levels > 0)
     for halving in range(levels):
         stride //= 2
-        active = _near_surface(values, DOUBT if halving == 0 else 0.0)
+        active = _near_surface(values) if halving == 0 else _passed(values)
         fine = np.empty(2 * shape - 1, np.float32)
         known = np.zeros(fine.shape, bool)
         for corner in np.ndindex(2, 2, 2):
-            fine[_every_other(corner)] = values[tuple(slice(None, n - c) for n, c in zip(shape, corner))]
+            every_other = tuple(slice(c, None, 2) for c in corner)
+            fine[every_other] = values[tuple(slice(None, n - c) for n, c in zip(shape, corner))]
         known[::2, ::2, ::2] = True
         values, shape = fine, np.array(fine.shape)
         new = active
         while new.any():
+            cells = 2 * np.argwhere(new)
             wanted = np.zeros(values.shape, bool)
             for corner in np.ndindex(3, 3, 3):
-                wanted[_every_other(corner, new.shape)] |= new
-            wanted &= ~known
-            evaluated += _evaluate(field, grid, stride, level, values, np.flatnonzero(wanted))
+                wanted[tuple((cells + corner).T)] = True
+            index = np.flatnonzero(wanted & ~known)
+            evaluated += _evaluate(field, grid, stride, level, values, index, quick=stride > 1)
             known |= wanted
             new = _crossed(values > 0) & ~active
             active |= new
     return values[tuple(map(slice, counts))], evaluated
 
 
-def _every_other(corner: tuple[int, ...], cells: tuple[int, ...] | None = None) -> tuple[slice, ...]:
-    """Index of every second sample from `corner` on, as many as there are `cells` if given."""
-    return tuple(slice(c, None if cells is None else c + 2 * n - 1, 2) for c, n in zip(corner, cells or (0, 0, 0)))
-
-
 @torch.inference_mode()
-def _evaluate(field: Field, grid: Spec, stride: int, level: float, values: np.ndarray, index: np.ndarray) -> int:
-    """Write the field, above zero inside, into `values`, a grid with every `stride`-th sample, at flat indices."""
+def _evaluate(field: Field, grid: Spec, stride: int, level: float, values: np.ndarray, index: np.ndarray,
+              quick: bool) -> int:
+    """Write the field, above zero inside, into `values`, a grid with every `stride`-th sample, at flat indices.
+
+    quick: in half precision where the device is faster at it, then again in full where the surface is near.
+    """
     coarse = grid.replace(axes=tuple(Axis(axis.start, axis.step * stride, n)
                                      for axis, n in zip(grid.axes, values.shape)))
     sign = -1.0 if grid.meta.get("quantity") == "sdf" else 1.0
     device = next(field.parameters()).device
     flat = values.reshape(-1)
-    for part in np.array_split(index, max(1, math.ceil(len(index) / CHUNK))):
-        stored = field.stored(coarse.coords(torch.from_numpy(part)).to(device))[:, 0]
-        flat[part] = (sign * (stored - level)).cpu().numpy()
+    half = quick_half(device) if quick else None
+    near = SURE * grid.values.scale
+    for low in range(0, len(index), rows := rows_at_once(device)):
+        part = index[low:low + rows]
+        coords = coarse.coords(torch.from_numpy(part)).to(device)
+        with torch.autocast(device.type, dtype=half, enabled=half is not None):
+            found = field.stored(coords)[:, 0] - level
+        if half is not None:
+            unsure = found.abs() < near
+            found[unsure] = field.stored(coords[unsure])[:, 0] - level
+        flat[part] = (sign * found).cpu().numpy()
     return len(index)
 
 
-def _near_surface(values: np.ndarray, doubt: float) -> np.ndarray:
+def _passed(values: np.ndarray) -> np.ndarray:
+    """Say which cells have corners on both sides of the surface."""
+    some, every = values > 0, values > 0
+    for axis in range(3):
+        low, high = (tuple([slice(None)] * axis + [part]) for part in (slice(None, -1), slice(1, None)))
+        some, every = some[low] | some[high], every[low] & every[high]
+    return some & ~every
+
+
+def _near_surface(values: np.ndarray) -> np.ndarray:
     """Say which cells may meet the surface: those where the values of their corners and the next ones around, their
-    range widened by `doubt` on both sides, pass zero."""
+    range widened by `DOUBT` of it on both sides, pass zero."""
     around = torch.from_numpy(values)[None, None]
     high = torch.nn.functional.max_pool3d(around, 4, stride=1, padding=1)[0, 0]
     low = -torch.nn.functional.max_pool3d(-around, 4, stride=1, padding=1)[0, 0]
-    spread = doubt * (high - low)
+    spread = DOUBT * (high - low)
     return ((low - spread <= 0) & (high + spread >= 0)).numpy()
 
 
@@ -166,7 +188,7 @@ def _normals(field: Field, vertices: np.ndarray) -> np.ndarray:
     frame = torch.eye(3, dtype=torch.float64) if field.spec.frame is None else field.spec.frame.tensor[:3, :3]
     sign = 1.0 if field.spec.meta.get("quantity") == "sdf" else -1.0
     normals = []
-    for part in torch.from_numpy(vertices).split(CHUNK):
+    for part in torch.from_numpy(vertices).split(rows_at_once(device)):
         with torch.no_grad():
             slope = gradient(field.stored, field.spec.to_coords(part).to(device))
         normals.append(sign * slope.cpu().double().flip(-1) @ torch.linalg.inv(frame))

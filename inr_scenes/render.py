@@ -99,7 +99,7 @@ def frames(field: Field, cameras: Cameras, *, resolution: int = 256) -> Iterator
 def _rays(field: Field, cameras: Cameras) -> Iterator[np.ndarray]:
     seen = in_frame(cameras, field.spec.frame)
     for i in range(len(seen)):
-        shown = colours(field, pluecker(*seen.rays(i)))
+        shown = colours(field, pluecker(*seen.rays(i)), quick=True)
         yield to_bytes(shown.reshape(*seen.size[i].tolist(), -1).numpy())
 
 

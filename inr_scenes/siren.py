@@ -103,8 +103,8 @@ FAST_CONFIG = {
     "lightfield": {"rays": "auto", "first_omega_0": 60.0},
 }
 FAST_FIT = {
-    "image": {"steps": 2200, "batch": 4096, "optimizer": "muon", "lr": 1e-3, "precision": "bf16"},
-    "lightfield": {"steps": 3000, "batch": 8192, "focus": 0.5, "optimizer": "muon", "lr": 1e-3, "precision": "bf16"},
+    "image": {"steps": 2200, "batch": 4096, "optimizer": "muon", "lr": 1e-3, "precision": "auto"},
+    "lightfield": {"steps": 3000, "batch": 8192, "focus": 0.5, "optimizer": "muon", "lr": 1e-3, "precision": "auto"},
     # 4.9 million samples: bunny, spot and nefertiti at 128³ pass an IoU of 0.995 after two thirds of them
-    "shape": {"steps": 600, "batch": 8192, "focus": 0.75, "optimizer": "muon", "lr": 1e-3, "precision": "bf16"},
+    "shape": {"steps": 600, "batch": 8192, "focus": 0.75, "optimizer": "muon", "lr": 1e-3, "precision": "auto"},
 }

@@ -14,10 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .dataset import Subset
-from .device import resolve_device
+from .device import resolve_device, rows_at_once
 from .errors import InrError, suggestion
-from .field import CHUNK
-from .fit import CHECK_EVERY, PRECISIONS, Diverged, Step, parse_goal
+from .fit import CHECK_EVERY, PRECISIONS, Diverged, Step, parse_goal, precision_type
 from .generalizable import GeneralizableField, SupportViews
 from .metrics import psnr
 from .optim import SCHEDULES, Optimizers, rate
@@ -55,7 +54,7 @@ class TrainConfig:
     ema: float = 0.999
     """Decay of the average of weights that is validated and kept; 0: the last weights."""
     precision: str = "32"
-    """32, bf16 or fp16 autocast; parameters and Fourier features stay in float32."""
+    """32, bf16 or fp16 autocast, or auto: what the device is quick at; parameters and features stay in float32."""
     clip: float = 1.0
     """Largest gradient norm; 0: no clipping."""
     validate_every: int = 0
@@ -127,7 +126,7 @@ def predict(model: GeneralizableField, seen: Signal, asked: Signal) -> tuple[Ten
     """Encode one signal and decode another's coordinates; return (predicted, true) values (n, out), network's range."""
     context = model.decoder.prepare(model.encode([seen]))
     guesses, truths = [], []
-    for part in torch.arange(len(asked)).split(CHUNK):
+    for part in torch.arange(len(asked)).split(rows_at_once(model.device)):
         coords, values = asked.sample(part)
         guesses.append(model.decoder(coords[None].to(model.device), context)[0].float().cpu())
         truths.append(values)
@@ -156,7 +155,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
     field.enrol(len(dataset))
     field.to(device).train()
     optimizers = Optimizers(field, config.optimizer, config.lr, config.weight_decay, config.warmup)
-    dtype = PRECISIONS[config.precision]
+    dtype = precision_type(config.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     objective = _Objective(field)
     if fabric:

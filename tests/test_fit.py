@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-import inr_scenes as inr
+from inr_scenes.device import ROWS
 from inr_scenes.errors import InrError
 from inr_scenes.field import build
 from inr_scenes.fit import Diverged, FitConfig, Sampler, fit, steps
@@ -92,7 +92,7 @@ def test_focus_takes_its_share(signal):
 
 def test_accumulated_parts_equal_one_pass(signal, monkeypatch):
     whole = fit(new(signal), signal, FitConfig(steps=5, batch=0)).field
-    monkeypatch.setitem(inr.fit.__globals__["MICRO"], "cpu", 100)
+    monkeypatch.setitem(ROWS, "cpu", 100)
     parts = fit(new(signal), signal, FitConfig(steps=5, batch=0)).field
     for p, q in zip(whole.parameters(), parts.parameters()):
         assert torch.allclose(p, q, atol=1e-5)

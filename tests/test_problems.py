@@ -11,6 +11,7 @@ from PIL import Image
 
 from inr_scenes import geometry
 from inr_scenes.derivatives import value_and_jacobian
+from inr_scenes.device import ROWS
 from inr_scenes.errors import InrError
 from inr_scenes.field import build, decode_all
 from inr_scenes.fit import FitConfig, fit, steps
@@ -362,7 +363,7 @@ def test_a_step_in_parts_has_the_gradient_of_the_whole(problem, monkeypatch):
     options = {"angles": 6} if problem is Tomography else {"weight": 0.0} if hasattr(problem.Options, "prior") else {}
     gradients = []
     for micro in (1 << 16, 200):
-        monkeypatch.setitem(__import__("inr_scenes.fit", fromlist=["MICRO"]).MICRO, "cpu", micro)
+        monkeypatch.setitem(ROWS, "cpu", micro)
         wrapped = problem.wrap(scene(24, 24), **options)
         field = siren(wrapped)
         before = [p.detach().clone() for p in field.parameters()]

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from ..derivatives import hessian, jacobian, value_and_jacobian
+from ..device import rows_at_once
 from ..errors import InrError
-from ..field import CHUNK, Field, Recipe
+from ..field import Field, Recipe
 from ..spec import Axis, Spec, ValueMap
 from . import Problem, changed
 
@@ -46,7 +47,7 @@ class Equation(Problem):
         truth, valid = self.solution()
         coords = self.spec.coords(valid.nonzero()[:, 0]).to(self.device)
         with torch.no_grad():
-            found = torch.cat([field.stored(part) for part in coords.split(CHUNK)]).cpu()
+            found = torch.cat([field.stored(part) for part in coords.split(rows_at_once(self.device))]).cpu()
         error = (found - truth[valid]).norm() / truth[valid].norm()
         return {"relative_error": error.item()}
 

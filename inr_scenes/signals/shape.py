@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import geometry
 from ..camera import Cameras, look_at
+from ..device import rows_at_once
 from ..errors import InrError, suggestion
 from ..field import decode, decode_all
 from ..files import readable
@@ -302,7 +303,7 @@ def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
 def _evaluate(field, coords: Tensor) -> Tensor:
     """Stored values (n,) at coords, on the CPU."""
     device = next(field.parameters()).device
-    return torch.cat([field.stored(part.to(device))[:, 0].cpu() for part in coords.split(1 << 14)])
+    return torch.cat([field.stored(part.to(device))[:, 0].cpu() for part in coords.split(rows_at_once(device))])
 
 
 def _weighted_iou(truth: Tensor, guess: Tensor, weight: Tensor) -> float:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from inr_scenes.field import CHUNK
+from inr_scenes.device import rows_at_once
 from inr_scenes.metrics import psnr
 from inr_scenes.signal import GridSignal, Signal
 
@@ -23,7 +23,7 @@ def seam(field, signal: Signal) -> dict[str, float]:
     if not any(mask.any() for mask in near):
         return {}
     error, count = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
-    for index in _samples(len(signal)):
+    for index in _samples(len(signal), rows_at_once(signal.device)):
         query, values = signal.sample(index.to(signal.device))
         squares = (field(query).float() - values).square().mean(-1).double().cpu()
         at_seam = torch.zeros(len(index), dtype=torch.bool)
@@ -46,10 +46,10 @@ def _near(borders: tuple[int, ...], first: int, count: int) -> Tensor:
     return mask
 
 
-def _samples(total: int):
+def _samples(total: int, rows: int):
     if total > MOST:
         index = torch.randint(total, (MOST,), generator=torch.Generator().manual_seed(0)).sort().values
-        yield from index.split(CHUNK)
+        yield from index.split(rows)
         return
-    for low in range(0, total, CHUNK):
-        yield torch.arange(low, min(low + CHUNK, total))
+    for low in range(0, total, rows):
+        yield torch.arange(low, min(low + rows, total))
