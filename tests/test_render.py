@@ -51,7 +51,8 @@ def test_training_cameras_see_what_the_signal_compares(scene):
     views = list(frames(field, signal.spec.cameras))
     assert len(views) == 6 and all(view.shape == (24, 20, 3) and view.dtype == np.uint8 for view in views)
     for i in (0, 3):
-        assert np.abs(views[i] / 255 - signal.train.render(field, i)).max() <= 3 / 255       # pictures are made in half precision
+        difference = np.abs(views[i] / 255 - signal.train.render(field, i))
+        assert difference.max() <= 3 / 255              # pictures are made in half precision
 
 
 def test_film(scene, tmp_path):
