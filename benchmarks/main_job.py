@@ -71,10 +71,10 @@ SCENES = {"lightfield/junkshop_480": (160, 240), "lightfield/chess": (144, 256),
 
 
 def lightfields(data: Path, out: Path):
-    """Fit three light fields for 5 minutes; held-out views are looked at once, at the end."""
+    """Fit three light fields for 150 s; held-out views are looked at once, at the end."""
     for name, size in SCENES.items():
         if (data / name).exists():
-            result = fit(out, "siren", data / name, 300, "--size", *size)
+            result = fit(out, "siren", data / name, 150, "--size", *size)
             yield f"`inr fit siren {Path(name).name} --size {size[0]} {size[1]}`", result["seconds"], \
                 text(result["metrics"])
 
