@@ -23,7 +23,7 @@ def new(signal, seed=0):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "schedule-free"])
-@pytest.mark.parametrize("precision", ["32", "bf16"])
+@pytest.mark.parametrize("precision", ["32", "bf16", "auto"])
 def test_every_optimizer_learns(signal, optimizer, precision):
     before = signal.metrics(new(signal))["psnr"]
     result = fit(new(signal), signal, FitConfig(steps=150, lr=5e-3, optimizer=optimizer, precision=precision))

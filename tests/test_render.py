@@ -8,8 +8,10 @@ from PIL import Image
 
 import inr_scenes as inr
 from inr_scenes import InrError
+from inr_scenes.cli import main
 from inr_scenes.field import Field, build
-from inr_scenes.render import frames
+from inr_scenes.render import frames, held_out
+from inr_scenes.signals.lightfield import LightFieldSignal
 from inr_scenes.siren import Siren
 from inr_scenes.spec import Axis, Frame, Spec, ValueMap
 from inr_scenes.testing import small_signal
@@ -32,6 +34,23 @@ class Ball(Field):
 def scene():
     signal = small_signal("lightfield")
     return signal, build(Siren, signal.spec, {"hidden_features": 16, "hidden_layers": 1}, seed=0).eval()
+
+
+def test_held_out_cameras_are_kept_and_can_be_rendered(scene, tmp_path):
+    cameras = scene[0].spec.cameras
+    images = list(np.zeros((6, 24, 20, 3), np.uint8))
+    signal = LightFieldSignal.from_views(cameras[:4], images[:4], test=(cameras[4:], images[4:]), surface=False)
+    path = inr.save(build(Siren, signal.spec, {"hidden_features": 16}, seed=0), tmp_path / "f.safetensors")
+    spec = inr.open(path).spec
+    kept = held_out(spec)
+    assert torch.allclose(kept.poses, cameras[4:].poses, atol=1e-6)
+    assert all(torch.equal(getattr(kept, part), getattr(cameras[4:], part)) for part in ("focal", "centre", "size"))
+    assert main(["render", str(path), str(tmp_path / "views"), "--path", "test"]) == 0
+    assert len(list((tmp_path / "views").glob("*.png"))) == 2
+    with pytest.raises(InrError, match="No views were held out"):
+        held_out(scene[0].spec)
+    with pytest.raises(InrError, match="do not make sense"):
+        held_out(spec.replace(meta={"held_out": {**spec.meta["held_out"], "focal": [[1.0, 2.0]] * 3}}))
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from .voxels import LARGEST, read_grid, to_bytes, voxelize
 
 QUANTITIES = ("auto", "occupancy", "sdf")
 EXACT = 512**3                      # voxels up to which metrics look at every one
-FINE = 1 << 19                      # points between the voxels at which `iou_fine` is taken
+FINE = 1 << 17                      # points between the voxels at which `iou_fine` is taken
 
 
 class ShapeSignal(GridSignal):
@@ -177,7 +177,7 @@ class ShapeSignal(GridSignal):
         """Intersection over union of every voxel; with a mesh also `iou_fine`, at points between the voxels.
 
         Beyond 512³ voxels a sample stands for all, and `iou_samples` says how many. `iou_fine` is the same on a grid of
-        twice the resolution, estimated from 2^19 of its points, half of them near the surface. A signed distance also
+        twice the resolution, estimated from 2^17 of its points, half of them near the surface. A signed distance also
         has `mae`, the mean absolute error in world units.
         """
         result: dict[str, float] = {}
@@ -190,7 +190,7 @@ class ShapeSignal(GridSignal):
             result["iou"] = iou(self.inside().cpu().numpy(), guess.numpy())
             error /= len(self)
         else:
-            index, weight = self._strata(4 * FINE)
+            index, weight = self._strata(16 * FINE)
             truth = self.stored(index.to(self.device))[:, 0].cpu()
             values = _evaluate(field, self.spec.coords(index))
             result |= {"iou": _weighted_iou(self._solid(truth), self._solid(values), weight), "iou_samples": len(index)}
