@@ -221,12 +221,12 @@ def audio(options: Options) -> Iterator[Table]:
 def images(options: Options) -> Iterator[Table]:
     """Photographs at 0.25 parameters a value: 200k for 512² pixels, full batches at 5e-4."""
     side, names = (512, ("kodim05", "kodim23", "kodim08", "kodim13", "kodim19")) if options.full else \
-        (128, ("kodim05", "kodim23"))
+        (256, ("kodim05", "kodim23"))
     budget, found = 200_000 * side**2 // 512**2, []
     extra = {"psnr_paper": stretched_psnr} if options.paper_metric else None
     for name in names:
         rows = compare(photo(name, side), budget, None, options, extra=extra, lr=5e-4, batch=0,
-                       steps=2001 if options.full else 700)
+                       steps=2001 if options.full else 400)
         found.append(rows)
         yield Table(f"Image: {name}, {side}×{side}", rows)
     means = [{"field": rows[0]["field"], **{k: float(np.mean([row[k] for row in rows]))
@@ -309,17 +309,17 @@ def speed(options: Options) -> Iterator[Table]:
 
 def time_to_quality(options: Options) -> Table:
     """Seconds to the PSNR that the plain way reaches at the published settings."""
-    side, count, limit = (512, 16, 300) if options.full else (192, 6, 120)
+    side, count, limit = 512, 16, 300 if options.full else 60
     signal = photo("kodim23", side)
-    config = {"partitions": (count, count), "local_features": 14, "global_features": 84 if options.full else 32}
+    config = {"partitions": (count, count), "local_features": 14, "global_features": 84}
     plain = PlainSteps(signal, (count, count), 14, config["global_features"], options)
     tick = time.perf_counter()
     for _ in range(limit):
         plain.step()
     plain_seconds, goal = time.perf_counter() - tick, plain.psnr()
-    recipe = LgSiren.suggest(signal, "fast").fit
-    field = build(LgSiren, signal.spec, config, seed=options.seed)
-    settings = FitConfig(**{**recipe, "steps": None, "seconds": max(2.0, plain_seconds / 8), "device": options.device,
+    recipe = LgSiren.suggest(signal, "fast")
+    field = build(LgSiren, signal.spec, recipe.config | config, seed=options.seed)
+    settings = FitConfig(**{**recipe.fit, "steps": None, "seconds": max(2.0, plain_seconds / 20), "device": options.device,
                             "until": f"psnr={goal:.3f}"})
     for step in steps(field, signal, settings):
         mine = step.seconds

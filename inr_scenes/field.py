@@ -80,6 +80,10 @@ class Field(nn.Module):
             query, values = signal.sample(part, sampler.generator)
             yield query, values, len(part) / len(index)
 
+    def rates(self) -> dict[nn.Parameter, float]:
+        """Return factors on the learning rate of parameters that need another than the rest."""
+        return {}
+
     def penalty(self) -> Tensor | float:
         """Return a regulariser added to the data term."""
         return 0.0

@@ -18,21 +18,23 @@ class Optimizers:
 
     def __init__(self, module: nn.Module, name: str, lr: float, weight_decay: float, warmup: int):
         matrices, rest = split_parameters(module)
+        factors = getattr(module, "rates", dict)()
         self.schedule_free = name == "schedule-free"
         fused = all(p.device.type in ("cpu", "cuda", "mps") for p in matrices + rest)      # one pass, not one a tensor
         if name == "adam":
-            made = [torch.optim.Adam(matrices + rest, lr=lr, fused=fused)]
+            made = [torch.optim.Adam(_groups(matrices + rest, factors, lr), fused=fused)]
         elif name == "adamw":
-            made = [torch.optim.AdamW(matrices + rest, lr=lr, weight_decay=weight_decay, fused=fused)]
+            made = [torch.optim.AdamW(_groups(matrices + rest, factors, lr), weight_decay=weight_decay, fused=fused)]
         elif name == "muon":
-            made = [torch.optim.Adam(rest, lr=lr, fused=fused)]
+            made = [torch.optim.Adam(_groups(rest, factors, lr), fused=fused)]
             if matrices:
                 # Jordan et al., 2024; scaled to Adam's root mean square so that one learning rate serves both
                 made.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay,
                                              adjust_lr_fn="match_rms_adamw"))
         elif name == "schedule-free":
             from schedulefree import AdamWScheduleFree
-            made = [AdamWScheduleFree(matrices + rest, lr=lr, weight_decay=weight_decay, warmup_steps=warmup)]
+            made = [AdamWScheduleFree(_groups(matrices + rest, factors, lr), weight_decay=weight_decay,
+                                      warmup_steps=warmup)]
             made[0].train()
         else:
             raise InrError(f"There is no optimizer {name!r}.{suggestion(name, OPTIMIZERS)} "
@@ -44,7 +46,7 @@ class Optimizers:
         for optimizer in self.made:
             if not self.schedule_free:
                 for group in optimizer.param_groups:
-                    group["lr"] = lr
+                    group["lr"] = lr * group.get("factor", 1.0)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
 
@@ -81,6 +83,14 @@ class Optimizers:
         """Restore what `state_dict` returned."""
         for optimizer, state in zip(self.made, states, strict=True):
             optimizer.load_state_dict(state)
+
+
+def _groups(parameters: list[nn.Parameter], factors: dict[nn.Parameter, float], lr: float) -> list[dict]:
+    """Return the parameters in groups of one factor on the learning rate each."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(factors.get(parameter, 1.0), []).append(parameter)
+    return [{"params": group, "lr": lr * factor, "factor": factor} for factor, group in groups.items()]
 
 
 def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

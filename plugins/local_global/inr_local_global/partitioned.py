@@ -17,6 +17,7 @@ from .layers import Blocks, GrownLinear, LocalLinear, Tiles
 from .layout import Layout, Locator
 from .sizes import SHARES
 
+STEADY = 12, 96                     # local and other features up to which the whole learning rate is borne
 WIDTH = 256                         # of the layers that a sampler's number of rows is meant for
 
 
@@ -107,6 +108,15 @@ class Partitioned(Field):
         """Return a field whose old and new blocks, kept apart by `extend`, are in one piece."""
         grown = {name: layer for name, layer in self.local_linears().items() if isinstance(layer, GrownLinear)}
         return rebuilt(self, self.config, self.spec, grown) if grown else self
+
+    def rates(self) -> dict[torch.nn.Parameter, float]:
+        """Slow wider layers down: what narrow ones bear makes them diverge."""
+        local = min(1.0, STEADY[0] / self.config.local_features)
+        found = {p: local for layer in self.local_linears().values() for p in layer.parameters()}
+        for layer in self.modules():
+            if isinstance(layer, torch.nn.Linear) and layer.weight not in found:
+                found |= dict.fromkeys(layer.parameters(), min(1.0, (STEADY[1] / layer.in_features) ** 2))
+        return found
 
     def draw(self, signal: Signal, sampler, step: int) -> Iterator[tuple[Any, Tensor, float]]:
         """Draw equally many samples of every block that trains, sorted by block; other signals as they come."""

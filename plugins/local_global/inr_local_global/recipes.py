@@ -9,6 +9,13 @@ LOCAL = {"image": 15, "audio": 45, "video": 56, "shape": 18}
 GLOBAL = {"image": (14, 84), "audio": (42, 72), "video": (55, 180), "shape": (17, 76)}
 BUDGETS = {"video": 3_190_000}
 PARTITIONS = {"audio": (32,), "video": (5, 8, 8), "shape": (8, 8, 8)}
+# of lg-siren and siren-per-partition; rates are those of narrow local networks, wider ones take less by themselves
+FAST_FIT = {
+    "image": {"lr": 2e-3, "batch": 8192, "precision": "auto", "steps": 3000},
+    "audio": {"lr": 5e-4, "batch": 8192, "precision": "auto", "steps": 3000},
+    "video": {"lr": 2e-3, "batch": 16384, "precision": "auto", "steps": 3000},
+    "shape": {"lr": 2e-3, "batch": 8192, "precision": "auto", "focus": 0.75},
+}
 STEPS = {"image": 1001, "audio": 1001, "video": 5001, "shape": 26_860}
 
 
@@ -16,7 +23,7 @@ def recipe(signal: Signal, preset: str, with_global: bool = True) -> Recipe:
     """Return what a partitioned SIREN suggests for a signal."""
     if preset == "published":
         return Recipe(_published(signal, with_global), _published_fit(signal), grid="ends")
-    return Recipe(_fast(signal), {"lr": 3e-4})      # few wide blocks diverge at more
+    return Recipe(_fast(signal), FAST_FIT.get(signal.spec.kind, {}))
 
 
 def _published(signal: Signal, with_global: bool) -> dict:
@@ -48,7 +55,8 @@ def incode_recipe(signal: Signal, preset: str) -> Recipe:
     if preset == "published":
         config = {"first_omega_0": 3000.0} if kind == "audio" else {}
         return Recipe({**config, "train_encoder": True}, _incode_fit(kind), grid="ends")
-    return Recipe(_fast(signal), {"lr": 3e-4})      # few wide blocks diverge at more
+    fit = {"image": {"optimizer": "muon", "lr": 4e-4, "batch": 4096, "precision": "auto"}}
+    return Recipe(_fast(signal), fit.get(kind, {"lr": 3e-4}))
 
 
 def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
@@ -56,7 +64,8 @@ def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
     if preset == "published":
         return Recipe(_published(signal, True), _incode_fit(signal.spec.kind), grid="ends")
     # begins as SIREN: eight shaped sines deep is unstable
-    return Recipe({**_fast(signal), "aux_bias": 0.0}, {"lr": 3e-4})
+    fit = FAST_FIT["image"] | {"lr": 1e-3} if signal.spec.kind == "image" else {"lr": 3e-4}
+    return Recipe({**_fast(signal), "aux_bias": 0.0}, fit)
 
 
 def _incode_fit(kind: str) -> dict:
@@ -68,7 +77,9 @@ def _incode_fit(kind: str) -> dict:
 
 
 def _fast(signal: Signal) -> dict:
-    """Sound's first omega is 3000 for the 300,000 samples it was published for, and lower for fewer."""
-    if signal.spec.kind != "audio":
-        return {}
-    return {"first_omega_0": float(min(3000, max(30, signal.spec.size // 100)))}
+    """First omegas by size: sound's is 3000 for the 300,000 samples it was published for, and lower for fewer."""
+    if signal.spec.kind == "audio":
+        return {"first_omega_0": float(min(3000, max(30, signal.spec.size // 100)))}
+    if signal.spec.kind == "image":
+        return {"first_omega_0": float(min(60, max(30, round(0.08 * max(signal.spec.shape)))))}
+    return {}
