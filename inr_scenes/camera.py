@@ -41,6 +41,13 @@ class Cameras:
         size = torch.tensor([height, width]).expand_as(self.size).contiguous()
         return Cameras(self.poses, self.focal * scale, self.centre * scale, size)
 
+    def framed(self, height: int, width: int) -> "Cameras":
+        """Return the same cameras with images of another size and shape: scaled alike both ways, the middle kept."""
+        size = torch.tensor([height, width]).expand_as(self.size).contiguous()
+        scale = (size / self.size).amax(-1, keepdim=True)               # as much as fills the new shape
+        beyond = (self.size * scale - size).flip(-1)
+        return Cameras(self.poses, self.focal * scale, self.centre * scale - beyond / 2, size)
+
     def to_json(self) -> dict[str, list]:
         """Return the cameras as JSON-able lists; a lens or a size that all have is there once."""
         lists = {"poses": [[float(f"{value:.7g}") for value in pose] for pose in self.poses.flatten(1).tolist()]}

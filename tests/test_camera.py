@@ -64,6 +64,15 @@ def test_resizing_keeps_the_field_of_view():
     assert large.reshape(-1, 3).allclose(camera.directions(0), atol=1e-6)
 
 
+def test_another_shape_shows_the_middle_undistorted():
+    camera = shot(torch.eye(4)[None, :3])                           # 20 high, 30 wide
+    square = camera.framed(40, 40)
+    assert square.size.tolist() == [[40, 40]]
+    shown = camera.directions(0).reshape(20, 30, 3)[:, 5:25]
+    averaged = square.directions(0).reshape(20, 2, 20, 2, 3).mean((1, 3))
+    assert averaged.allclose(shown, atol=1e-6)
+
+
 @pytest.mark.parametrize("origin", [(3.0, 0.0, 1.0), (0.0, 0.0, 4.0), (0.0, 0.0, -4.0), (-2.0, 1.0, 0.5)])
 @pytest.mark.parametrize("up", [(0.0, 0.0, 1.0), (1.0, 0.0, 0.0)])
 def test_look_at_looks_there_even_straight_along_up(origin, up):

@@ -71,7 +71,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
             raise InrError(f"--frame {options.frame} is not among the {len(cameras)} views of this path.")
         cameras = cameras[[options.frame]]
     if options.size is not None:
-        cameras = cameras.resized(*options.size)
+        cameras = cameras.framed(*options.size)
     extra = {"resolution": options.resolution} if spec.kind == "shape" else {}
     path = render(field, cameras, options.output, fps=fps or 24.0, **extra)
     return {"output": str(path), "frames": len(cameras), "size": cameras.size[0].tolist()}
