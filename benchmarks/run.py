@@ -1,0 +1,75 @@
+"""Run every benchmark and write what they print into RESULTS.md, one section each; others keep their last figures.
+
+    python benchmarks/run.py                          # all, in small: about an hour on two cores
+    python benchmarks/run.py --quick                  # the shortest settings that still show the order
+    python benchmarks/run.py --only siren local-global
+    python benchmarks/run.py --device cuda
+
+The machine should do nothing else meanwhile: a section says how busy it was when it began.
+"""
+
+import argparse
+import datetime
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+HEAD = """# Results
+
+Written by `python benchmarks/run.py`; every section says the command that printed it, the machine's load when it began,
+and the date. What a line leaves unsaid is in the docstring of its script.
+"""
+# section → (script and arguments, shorter arguments, whether it takes --device)
+SECTIONS = {
+    "main-job": ("main_job.py", "--only mesh render image", False),
+    "recipes": ("recipes.py", "--seconds 8", True),
+    "image-study": ("image_study.py --seconds 8", "--seconds 3 --photos 2", True),
+    "siren": ("siren.py", "--goals 30", True),
+    "local-global": ("local_global.py --only speed audio images video shape", "--only speed audio", True),
+    "inverse-problems": ("inverse_problems.py", "--parts ct poisson", False),
+    "generalizable": ("generalizable.py --parts speed decode", "", False),
+}
+
+
+def sections(text: str) -> dict[str, str]:
+    """Split a results file into its sections."""
+    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2]))
+
+
+def main() -> None:
+    """Run the chosen sections and rewrite the file after each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    found = sections(RESULTS.read_text()) if RESULTS.is_file() else {}
+    failed = []
+    for name in options.only:
+        script, quick, takes_device = SECTIONS[name]
+        words = script.split() + (quick.split() if options.quick else [])
+        words += ["--device", options.device] if takes_device else []
+        load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+        print(f"{name}: benchmarks/{' '.join(words)}", flush=True)
+        done = subprocess.run([sys.executable, "-W", "ignore", str(HERE / words[0]), *words[1:]], text=True,
+                              capture_output=True)
+        if done.returncode:
+            failed.append(name)
+            print(f"  failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
+            continue
+        found[name] = f"\n`python benchmarks/{' '.join(words)}` · {datetime.date.today()} · {load}\n\n{done.stdout.strip()}\n\n"
+        body = "".join(f"## {title}\n{found[title]}" for title in SECTIONS if title in found)
+        temporary = RESULTS.with_suffix(".tmp")
+        temporary.write_text(f"{HEAD}\n{body}".rstrip() + "\n")
+        temporary.replace(RESULTS)
+    if failed:
+        sys.exit(f"Failed: {', '.join(failed)}.")
+
+
+if __name__ == "__main__":
+    main()

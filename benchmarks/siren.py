@@ -1,0 +1,193 @@
+"""SIREN 3×256 on 512×512 photographs: seconds to 30 and 35 dB, against the published loop and two tuned plain ones.
+
+    python benchmarks/siren.py                           # kodim23
+    python benchmarks/siren.py --photos kodim23 kodim05 kodim19 --goals 30 35
+    python benchmarks/siren.py --record 400              # also take the published loop's curve for so many steps
+
+All have the same layers and numbers of parameters. A schedule needs an end, so every way runs with longer and longer
+ones until the PSNR is reached; the shortest that does counts, from its start to the moment it is reached, looks at the
+whole image left out. The published loop (full batches, Adam 1e-4) would take hours: its curve of PSNR against steps is
+recorded once (results/siren-published.json) and multiplied with the seconds a step takes in this run. The share of the
+roofline is that of the matrix products' ceiling, measured in this run.
+"""
+
+import argparse
+import datetime
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from image_study import PHOTOS, centre, machine
+
+from inr_scenes.device import quick_half, resolve_device
+from inr_scenes.field import build
+from inr_scenes.fit import FitConfig, steps
+from inr_scenes.signals.image import ImageSignal, read_image
+from inr_scenes.siren import Siren
+
+RECORD = Path(__file__).parent / "results" / "siren-published.json"
+HORIZONS = (50, 80, 120, 180, 270, 400, 600, 900, 1400, 2100, 3200)     # steps of 16,384 rows
+PLAIN = {"batch": 16_384, "lr": 1e-3}                                   # the best of 3e-4, 1e-3, 2e-3 for 270 steps
+FLOP = 6 * (2 * 256 + 3 * 256**2 + 3 * 256)                             # of a training row: forward and backward
+
+
+def photo(name: str, side: int = 512) -> ImageSignal:
+    """Return the middle of a photograph."""
+    path = PHOTOS / f"{name}.png"
+    if path.is_file():
+        return ImageSignal.from_array(centre(read_image(path, "rgb")[0], side), name=name)
+    from skimage import data
+    return ImageSignal.from_array(centre(data.astronaut(), side), name="astronaut")
+
+
+def plain(signal: ImageSignal, horizon: int, device, dtype) -> Iterator[tuple[Callable[[], float], float]]:
+    """A well-tuned plain loop: Adam, minibatches, cosine; yields (a look at the PSNR, seconds so far)."""
+    field = build(Siren, signal.spec, {}, seed=0).to(device)
+    optimizer = torch.optim.Adam(field.parameters(), lr=PLAIN["lr"])
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, horizon)
+    seconds = 0.0
+    for _ in range(horizon):
+        tick = time.perf_counter()
+        coords, values = signal.sample(torch.randint(len(signal), (PLAIN["batch"],), device=device))
+        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            loss = F.mse_loss(field(coords).float(), values)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        loss.item()                         # the usual progress bar
+        seconds += time.perf_counter() - tick
+        yield lambda: signal.probe(field)["psnr"], seconds
+
+
+def ours(signal: ImageSignal, horizon: int, device, dtype) -> Iterator[tuple[Callable[[], float], float]]:
+    """The fast recipe, for as many rows as a plain loop of so many steps."""
+    recipe = Siren.suggest(signal, "fast")
+    field = build(Siren, signal.spec, recipe.config, seed=0)
+    config = FitConfig(**{**recipe.fit, "steps": horizon * PLAIN["batch"] // recipe.fit["batch"],
+                          "device": str(device)})
+    for step in steps(field, signal, config):
+        yield lambda: signal.probe(field)["psnr"], step.seconds
+
+
+def time_to(goal: float, loop, signal: ImageSignal, device, dtype, limit: float) -> tuple[float | None, float, int]:
+    """Return the seconds a way needs to the goal (None: not within the limit), seconds a row, and rows needed."""
+    for horizon in HORIZONS:
+        total, looks, seconds = 0, 0.85, 0.0
+        for look, seconds in loop(signal, horizon, device, dtype):
+            total += 1
+            rows = total * (horizon * PLAIN["batch"] // _count(loop, signal, horizon))
+            if rows >= looks * horizon * PLAIN["batch"]:
+                looks += 0.05
+                if look() >= goal:
+                    return seconds, seconds / rows, rows
+        if seconds > limit:
+            break
+    return None, seconds / rows, rows
+
+
+def _count(loop, signal: ImageSignal, horizon: int) -> int:
+    """Steps a way takes for a horizon."""
+    if loop is plain:
+        return horizon
+    return horizon * PLAIN["batch"] // Siren.suggest(signal, "fast").fit["batch"]
+
+
+class Published:
+    """The loop as published: float32, the whole image a step, Adam 1e-4, the loss read every step."""
+
+    def __init__(self, signal: ImageSignal, device, micro: int | None = None):
+        self.signal = signal
+        self.field = build(Siren, signal.spec, {}, seed=0).to(device)
+        self.optimizer = torch.optim.Adam(self.field.parameters(), lr=1e-4)
+        self.coords, self.values = signal.sample(torch.arange(len(signal), device=device))
+        self.micro = micro or len(signal)
+
+    def step(self) -> float:
+        """Take one step; micro: in parts whose gradients add up to the same."""
+        self.optimizer.zero_grad()
+        total = 0.0
+        for coords, values in zip(self.coords.split(self.micro), self.values.split(self.micro)):
+            loss = F.mse_loss(self.field(coords), values) * len(coords) / len(self.coords)
+            loss.backward()
+            total += loss.item()
+        self.optimizer.step()
+        return total
+
+    def seconds(self, count: int = 3) -> float:
+        """Return the median time of a step."""
+        times = []
+        for _ in range(count):
+            tick = time.perf_counter()
+            self.step()
+            times.append(time.perf_counter() - tick)
+        return statistics.median(times)
+
+
+def record(signal: ImageSignal, count: int, device) -> None:
+    """Take the published loop's PSNR for `count` steps, in parts that are quicker and add up to the same."""
+    curves = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+    loop, curve = Published(signal, device, 4096 if device.type == "cpu" else None), []
+    for step in range(1, count + 1):
+        loop.step()
+        if step % 10 == 0:
+            curve.append((step, round(signal.probe(loop.field)["psnr"], 3)))
+            curves[signal.name] = curve
+            RECORD.parent.mkdir(exist_ok=True)
+            RECORD.write_text(json.dumps(curves) + "\n")
+
+
+def ceiling(device, dtype) -> float:
+    """Return the FLOP a second of the matrix products of a hidden layer, best of several."""
+    a, b = torch.randn(4096, 256, device=device, dtype=dtype), torch.randn(256, 256, device=device, dtype=dtype)
+    best = 0.0
+    for _ in range(30):
+        tick = time.perf_counter()
+        for _ in range(20):
+            torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        best = max(best, 20 * 2 * 4096 * 256**2 / (time.perf_counter() - tick))
+    return best
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--photos", nargs="+", default=["kodim23"])
+    parser.add_argument("--goals", nargs="+", type=float, default=[30.0, 35.0])
+    parser.add_argument("--record", type=int, default=0, help="steps of the published loop to record first")
+    parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a way is given up")
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    half = quick_half(device)
+    top = ceiling(device, half or torch.float32)
+    print(f"{machine(options.device)} · {datetime.date.today()} · matrix products {top / 1e9:,.0f} GFLOP/s\n")
+    print("| photo | goal | way | seconds | ours is faster | µs a row | rows | share of the roofline |\n" + "|---" * 8 + "|")
+    for name in options.photos:
+        signal = photo(name).to(device)
+        if options.record:
+            record(signal, options.record, device)
+        a_step = Published(signal, device).seconds()
+        curve = json.loads(RECORD.read_text()).get(signal.name, []) if RECORD.is_file() else []
+        for goal in options.goals:
+            ways = {"ours": time_to(goal, ours, signal, device, None, options.limit),
+                    "tuned, float32": time_to(goal, plain, signal, device, None, options.limit),
+                    "tuned, autocast": time_to(goal, plain, signal, device, half, options.limit)}
+            at = next((step for step, psnr in curve if psnr >= goal), None)
+            n = len(signal)
+            ways["as published, from its curve"] = (at and at * a_step, a_step / n, at * n if at else 0)
+            for way, (seconds, per_row, rows) in ways.items():
+                mine = ways["ours"][0]
+                faster = f"{seconds / mine:.1f}" if seconds and mine else "-"
+                print(f"| {signal.name} | {goal:g} dB | {way} | {f'{seconds:.1f}' if seconds else 'not reached'} | {faster} | "
+                      f"{per_row * 1e6:.2f} | {rows:,} | {FLOP / per_row / top:.0%} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
