@@ -284,6 +284,32 @@ def shape(options: Options) -> Iterator[Table]:
                 f"{len(field.layout.blocks)} of 512", "peak memory (GiB)": round(peak, 2)}])
 
 
+def extension(options: Options) -> Iterator[Table]:
+    """A photo grown by a quarter on its right: only the new part is trained, against the whole from the start."""
+    side, seconds = 512, 120.0 if options.full else 24.0
+    whole = photo("kodim23", side)
+    ends = {"left": (0, side * 3 // 4), "right": (side * 3 // 4, side)}
+    left, right = (whole.part(whole.spec.cropped(((0, side), end)), 1, slice(*end)) for end in ends.values())
+
+    def fitted(field: Field, signal: GridSignal, seconds: float) -> Field:
+        recipe = LgSiren.suggest(whole, "fast").fit
+        config = FitConfig(**{**recipe, "steps": None, "seconds": seconds, "device": options.device})
+        return fit(field, signal, config).field.baked()
+
+    config = LgSiren.suggest(whole, "fast").config | {"block": (32, 32)}
+    first = fitted(build(LgSiren, left.spec, config | {"budget": 150_000}, seed=options.seed), left, seconds)
+    rows = [{"way": "left three quarters", "seconds": seconds, "PSNR left": left.metrics(first)["psnr"],
+             "PSNR right": ""}]
+    for start in ("neighbour", "fresh"):
+        grown = fitted(first.extend(whole.spec, start), right, seconds / 3)
+        rows.append({"way": f"extended, new blocks start {start}", "seconds": seconds / 3,
+                     "PSNR left": left.metrics(grown)["psnr"], "PSNR right": right.metrics(grown)["psnr"]})
+    anew = fitted(build(LgSiren, whole.spec, config, seed=options.seed), whole, seconds * 4 / 3)
+    rows.append({"way": "the whole from the start", "seconds": seconds * 4 / 3,
+                 "PSNR left": left.metrics(anew)["psnr"], "PSNR right": right.metrics(anew)["psnr"]})
+    yield Table(f"Extension: kodim23, {side}×{side}, the right quarter is new", rows)
+
+
 def speed(options: Options) -> Iterator[Table]:
     """Steps per second against the plain way, interleaved, and seconds to the same PSNR."""
     signal = photo("kodim23", 512)
@@ -398,7 +424,8 @@ def _cpu() -> str:
 
 
 SECTIONS: dict[str, Callable[[Options], Iterator[Table]]] = {
-    "speed": speed, "audio": audio, "images": images, "partitions": partitions, "video": video, "shape": shape}
+    "speed": speed, "audio": audio, "images": images, "partitions": partitions, "video": video, "shape": shape,
+    "extension": extension}
 
 
 def main() -> None:
