@@ -41,6 +41,16 @@ def sections(text: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2]))
 
 
+def _run(command: list[str]) -> tuple[str, int]:
+    """Run a command, showing what it prints as it comes; return that and the exit status."""
+    lines = []
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    return "".join(lines), process.returncode
+
+
 def main() -> None:
     """Run the chosen sections and rewrite the file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -56,13 +66,12 @@ def main() -> None:
         words += ["--device", options.device] if takes_device else []
         load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
         print(f"{name}: benchmarks/{' '.join(words)}", flush=True)
-        done = subprocess.run([sys.executable, "-W", "ignore", str(HERE / words[0]), *words[1:]], text=True,
-                              capture_output=True)
-        if done.returncode:
+        printed, status = _run([sys.executable, "-u", "-W", "ignore", str(HERE / words[0]), *words[1:]])
+        if status:
             failed.append(name)
-            print(f"  failed: {(done.stderr.strip().splitlines() or ['no message'])[-1]}")
             continue
-        found[name] = f"\n`python benchmarks/{' '.join(words)}` · {datetime.date.today()} · {load}\n\n{done.stdout.strip()}\n\n"
+        title = f"`python benchmarks/{' '.join(words)}` · {datetime.date.today()} · {load}"
+        found[name] = f"\n{title}\n\n{printed.strip()}\n\n"
         body = "".join(f"## {title}\n{found[title]}" for title in SECTIONS if title in found)
         temporary = RESULTS.with_suffix(".tmp")
         temporary.write_text(f"{HEAD}\n{body}".rstrip() + "\n")
