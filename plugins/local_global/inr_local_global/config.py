@@ -44,6 +44,8 @@ class PartitionConfig:
     """Shapes: networks only for blocks the shape reaches into; elsewhere the field is constant."""
     fill: float | None = None
     """Stored value where a block has no network; none: outside a shape, 0 else."""
+    even_rates: bool = True
+    """One learning rate for all layers, as published; else wider layers learn more slowly, which bears higher rates."""
     borders: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
     """The layout of a built field: the sample where each block begins, axis after axis."""
     kept: Annotated[tuple[int, ...] | None, tyro.conf.Suppress] = None

@@ -110,7 +110,9 @@ class Partitioned(Field):
         return rebuilt(self, self.config, self.spec, grown) if grown else self
 
     def rates(self) -> dict[torch.nn.Parameter, float]:
-        """Slow wider layers down: what narrow ones bear makes them diverge."""
+        """Slow wider layers down, unless rates are to be even: what narrow ones bear makes them diverge."""
+        if self.config.even_rates:
+            return {}
         local = min(1.0, STEADY[0] / self.config.local_features)
         found = {p: local for layer in self.local_linears().values() for p in layer.parameters()}
         for layer in self.modules():

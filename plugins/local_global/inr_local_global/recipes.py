@@ -23,7 +23,7 @@ def recipe(signal: Signal, preset: str, with_global: bool = True) -> Recipe:
     """Return what a partitioned SIREN suggests for a signal."""
     if preset == "published":
         return Recipe(_published(signal, with_global), _published_fit(signal), grid="ends")
-    return Recipe(_fast(signal), FAST_FIT.get(signal.spec.kind, {}))
+    return Recipe({**_fast(signal), "even_rates": False}, FAST_FIT.get(signal.spec.kind, {}))
 
 
 def _published(signal: Signal, with_global: bool) -> dict:
@@ -65,7 +65,7 @@ def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
         return Recipe(_published(signal, True), _incode_fit(signal.spec.kind), grid="ends")
     # begins as SIREN: eight shaped sines deep is unstable
     fit = FAST_FIT["image"] | {"lr": 1e-3} if signal.spec.kind == "image" else {"lr": 3e-4}
-    return Recipe({**_fast(signal), "aux_bias": 0.0}, fit)
+    return Recipe({**_fast(signal), "aux_bias": 0.0, "even_rates": False}, fit)
 
 
 def _incode_fit(kind: str) -> dict:

@@ -12,6 +12,7 @@ from inr_scenes.archive import save
 from inr_scenes.errors import InrError
 from inr_scenes.field import build, decode_all
 from inr_scenes.fit import FitConfig, Sampler, fit
+from inr_scenes.optim import Optimizers
 from inr_scenes.signals.audio import AudioSignal
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.signals.shape import ShapeSignal
@@ -304,3 +305,17 @@ def test_an_empty_layout_is_refused():
     with pytest.raises(InrError, match="layout"):
         build(LgSiren, make_spec("image", (8, 8)),
               {"partitions": (2, 2), "borders": (0, 4, 8, 0, 4, 8), "kept": (), "budget": 9000})
+
+
+def test_wider_layers_learn_more_slowly_but_not_as_published():
+    signal = picture()
+    assert not build(LgSiren, signal.spec, LgSiren.suggest(signal, "published").config).rates()
+    field = build(LgSiren, signal.spec, LgSiren.suggest(signal, "fast").config
+                  | {"partitions": (2, 2), "local_features": 24, "global_features": 120})
+    rates = field.rates()
+    assert {rates[p] for p in field.local.parameters()} == {0.5}
+    assert rates[field.shared[1].linear.weight] == pytest.approx((96 / 120) ** 2)
+    assert rates[field.shared[0].linear.weight] == 1.0
+    groups = [g for o in Optimizers(field, "adam", 1e-2, 0.0, 0).made for g in o.param_groups]
+    assert {g["lr"] for g in groups if any(p is field.local[0].weight for p in g["params"])} == {0.5e-2}
+    assert sum(len(g["params"]) for g in groups) == len(list(field.parameters()))
