@@ -68,7 +68,7 @@ FAST_KINDS = {
     "audio": lambda spec: {"frequency_scale": spec.shape[0] / 50, "octaves": 0.0, "encoding_features": 256,
                            "output_activation": "linear"},
     "shape": lambda spec: {"frequency_scale": 10.0, "octaves": 4.0, "encoding_features": 256},
-    "lightfield": lambda spec: {"frequency_scale": 8.0, "octaves": 4.0, "encoding_features": 256},
+    "lightfield": lambda spec: {"rays": "auto", "frequency_scale": 8.0, "octaves": 4.0, "encoding_features": 256},
 }
 FAST_FIT = {"optimizer": "muon", "lr": 6e-3, "batch": 4096, "precision": "auto", "steps": 2600}
 FAST_STEPS = {
