@@ -25,7 +25,7 @@ and the date. What a line leaves unsaid is in the docstring of its script.
 """
 # section → (script and arguments, shorter arguments, whether it takes --device)
 SECTIONS = {
-    "main-job": ("main_job.py", "--only mesh render image", False),
+    "main-job": ("main_job.py", "--only shapes mesh", False),
     "recipes": ("recipes.py", "--seconds 8", True),
     "image-study": ("image_study.py --seconds 8", "--seconds 3 --photos 2", True),
     "siren": ("siren.py", "--goals 30", True),

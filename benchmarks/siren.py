@@ -1,4 +1,4 @@
-"""SIREN 3×256 on 512×512 photographs: seconds to 30 and 35 dB, against the published loop and two tuned plain ones.
+"""SIREN 3×256 on 512×512 photographs: seconds to 30 and 35 dB, against the published loop and two plain ones.
 
     python benchmarks/siren.py                           # kodim23
     python benchmarks/siren.py --photos kodim23 kodim05 kodim19 --goals 30 35
@@ -31,7 +31,7 @@ from inr_scenes.siren import Siren
 
 RECORD = Path(__file__).parent / "results" / "siren-published.json"
 HORIZONS = (50, 80, 120, 180, 270, 400, 600, 900, 1400, 2100, 3200)     # steps of 16,384 rows
-PLAIN = {"batch": 16_384, "lr": 1e-3}                                   # the best of 3e-4, 1e-3, 2e-3 for 270 steps
+PLAIN = {"batch": 16_384, "lr": 1e-3}
 FLOP = 6 * (2 * 256 + 3 * 256**2 + 3 * 256)                             # of a training row: forward and backward
 
 
@@ -45,7 +45,7 @@ def photo(name: str, side: int = 512) -> ImageSignal:
 
 
 def plain(signal: ImageSignal, horizon: int, device, dtype) -> Iterator[tuple[Callable[[], float], float]]:
-    """A well-tuned plain loop: Adam, minibatches, cosine; yields (a look at the PSNR, seconds so far)."""
+    """A plain loop: Adam, minibatches, cosine; yields (a look at the PSNR, seconds so far)."""
     field = build(Siren, signal.spec, {}, seed=0).to(device)
     optimizer = torch.optim.Adam(field.parameters(), lr=PLAIN["lr"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, horizon)
@@ -177,8 +177,8 @@ def main() -> None:
         curve = json.loads(RECORD.read_text()).get(signal.name, []) if RECORD.is_file() else []
         for goal in options.goals:
             ways = {"ours": time_to(goal, ours, signal, device, None, options.limit),
-                    "tuned, float32": time_to(goal, plain, signal, device, None, options.limit),
-                    "tuned, autocast": time_to(goal, plain, signal, device, half, options.limit)}
+                    "plain, float32": time_to(goal, plain, signal, device, None, options.limit),
+                    "plain, autocast": time_to(goal, plain, signal, device, half, options.limit)}
             at = next((step for step, psnr in curve if psnr >= goal), None)
             n = len(signal)
             ways["as published, from its curve"] = (at and at * a_step, a_step / n, at * n if at else 0)
