@@ -27,7 +27,7 @@ and the date. What a line leaves unsaid is in the docstring of its script.
 SECTIONS = {
     "main-job": ("main_job.py", "--only shapes mesh", False),
     "recipes": ("recipes.py", "--seconds 8", True),
-    "image-study": ("image_study.py --seconds 8", "--seconds 3 --photos 2", True),
+    "image-study": ("image_study.py", "--seconds 3 --photos 2", True),
     "siren": ("siren.py", "--goals 30", True),
     "local-global": ("local_global.py --only speed extension audio images video shape", "--only speed audio", True),
     "inverse-problems": ("inverse_problems.py", "--parts ct poisson", False),

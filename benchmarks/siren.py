@@ -31,8 +31,11 @@ from inr_scenes.siren import Siren
 
 RECORD = Path(__file__).parent / "results" / "siren-published.json"
 HORIZONS = (50, 80, 120, 180, 270, 400, 600, 900, 1400, 2100, 3200)     # steps of 16,384 rows
+LOOKS = 0.85                                                            # of a schedule: where looks at the PSNR begin
 PLAIN = {"batch": 16_384, "lr": 1e-3}
 FLOP = 6 * (2 * 256 + 3 * 256**2 + 3 * 256)                             # of a training row: forward and backward
+
+Moment = tuple[int, float, Callable[[], float]]                         # rows and seconds so far, the PSNR when asked
 
 
 def photo(name: str, side: int = 512) -> ImageSignal:
@@ -44,13 +47,13 @@ def photo(name: str, side: int = 512) -> ImageSignal:
     return ImageSignal.from_array(centre(data.astronaut(), side), name="astronaut")
 
 
-def plain(signal: ImageSignal, horizon: int, device, dtype) -> Iterator[tuple[Callable[[], float], float]]:
-    """A plain loop: Adam, minibatches, cosine; yields (a look at the PSNR, seconds so far)."""
+def plain(signal: ImageSignal, horizon: int, device, dtype) -> Iterator[Moment]:
+    """A plain loop: Adam, minibatches, cosine."""
     field = build(Siren, signal.spec, {}, seed=0).to(device)
     optimizer = torch.optim.Adam(field.parameters(), lr=PLAIN["lr"])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, horizon)
     seconds = 0.0
-    for _ in range(horizon):
+    for step in range(1, horizon + 1):
         tick = time.perf_counter()
         coords, values = signal.sample(torch.randint(len(signal), (PLAIN["batch"],), device=device))
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
@@ -61,40 +64,31 @@ def plain(signal: ImageSignal, horizon: int, device, dtype) -> Iterator[tuple[Ca
         schedule.step()
         loss.item()                         # the usual progress bar
         seconds += time.perf_counter() - tick
-        yield lambda: signal.probe(field)["psnr"], seconds
+        yield step * PLAIN["batch"], seconds, lambda: signal.probe(field)["psnr"]
 
 
-def ours(signal: ImageSignal, horizon: int, device, dtype) -> Iterator[tuple[Callable[[], float], float]]:
+def ours(signal: ImageSignal, horizon: int, device, dtype) -> Iterator[Moment]:
     """The fast recipe, for as many rows as a plain loop of so many steps."""
     recipe = Siren.suggest(signal, "fast")
     field = build(Siren, signal.spec, recipe.config, seed=0)
-    config = FitConfig(**{**recipe.fit, "steps": horizon * PLAIN["batch"] // recipe.fit["batch"],
-                          "device": str(device)})
-    for step in steps(field, signal, config):
-        yield lambda: signal.probe(field)["psnr"], step.seconds
+    batch = recipe.fit["batch"]
+    config = FitConfig(**{**recipe.fit, "steps": horizon * PLAIN["batch"] // batch, "device": str(device)})
+    for count, step in enumerate(steps(field, signal, config), 1):
+        yield count * batch, step.seconds, lambda: signal.probe(field)["psnr"]
 
 
 def time_to(goal: float, loop, signal: ImageSignal, device, dtype, limit: float) -> tuple[float | None, float, int]:
     """Return the seconds a way needs to the goal (None: not within the limit), seconds a row, and rows needed."""
     for horizon in HORIZONS:
-        total, looks, seconds = 0, 0.85, 0.0
-        for look, seconds in loop(signal, horizon, device, dtype):
-            total += 1
-            rows = total * (horizon * PLAIN["batch"] // _count(loop, signal, horizon))
-            if rows >= looks * horizon * PLAIN["batch"]:
-                looks += 0.05
-                if look() >= goal:
+        share = LOOKS
+        for rows, seconds, psnr in loop(signal, horizon, device, dtype):
+            if rows >= share * horizon * PLAIN["batch"]:
+                share += 0.05
+                if psnr() >= goal:
                     return seconds, seconds / rows, rows
         if seconds > limit:
             break
     return None, seconds / rows, rows
-
-
-def _count(loop, signal: ImageSignal, horizon: int) -> int:
-    """Steps a way takes for a horizon."""
-    if loop is plain:
-        return horizon
-    return horizon * PLAIN["batch"] // Siren.suggest(signal, "fast").fit["batch"]
 
 
 class Published:

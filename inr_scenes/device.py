@@ -4,6 +4,7 @@ import torch
 
 from .errors import InrError
 
+PRECISIONS = ("auto", "32", "bf16", "fp16")         # auto: half where the device is quicker at it
 ROWS = {"cpu": 4096}                # rows whose activations, 256 wide, fit a CPU's cache; others: as many as fill them
 
 
@@ -25,6 +26,13 @@ def resolve_device(name: str) -> torch.device:
 def rows_at_once(device: torch.device) -> int:
     """Return how many rows a network best sees at once."""
     return ROWS.get(device.type, 1 << 18)
+
+
+def precision_type(name: str, device: torch.device) -> torch.dtype | None:
+    """Return the half precision that one of PRECISIONS stands for on a device; none: float32."""
+    if name == "auto":
+        return quick_half(device)
+    return {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
 def quick_half(device: torch.device) -> torch.dtype | None:

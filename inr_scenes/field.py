@@ -117,13 +117,15 @@ class Field(nn.Module):
         """Return values in the signal's stored units at coords (..., in)."""
         return self.spec.values.to_stored(self(coords).float())
 
-    @torch.inference_mode()
+    @torch.no_grad()
+    def evaluate(self, coords: Tensor) -> Tensor:
+        """Return stored values (n, out) at any number of coords (n, in), on the CPU, in bounded memory."""
+        device = next(self.parameters()).device
+        return torch.cat([self.stored(part.to(device)).cpu() for part in coords.split(rows_at_once(device))])
+
     def at(self, points: Tensor) -> Tensor:
         """Return stored values (n, out) at world points (n, 3) of a shape, x y z in world units."""
-        points = torch.as_tensor(points)
-        device = next(self.parameters()).device
-        parts = points.split(rows_at_once(device))
-        return torch.cat([self.stored(self.spec.to_coords(part).to(device)).cpu() for part in parts])
+        return self.evaluate(self.spec.to_coords(torch.as_tensor(points)))
 
     def inside(self, points: Tensor) -> Tensor:
         """Say which world points (n, 3) lie inside a shape, (n,) bool."""

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .device import quick_half, resolve_device, rows_at_once
+from .device import PRECISIONS, precision_type, resolve_device, rows_at_once
 from .errors import InrError, suggestion
 from .field import Field
 from .metrics import reaches
@@ -19,9 +19,8 @@ from .optim import OPTIMIZERS, SCHEDULES, Optimizers, rate
 from .signal import Signal
 
 CHECK_EVERY = 25                    # steps between looks at the loss: each look waits for the device
-PRECISIONS = {"auto": None, "32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "sampling": ("permuted", "uniform"),
-           "precision": tuple(PRECISIONS)}
+           "precision": PRECISIONS}
 
 
 @dataclass(frozen=True)
@@ -207,11 +206,6 @@ def check(config: FitConfig) -> None:
         if value not in known:
             raise InrError(f"--{flag} {value!r} is not known.{suggestion(value, known)} Known: {', '.join(known)}.")
     parse_goal(config.until)
-
-
-def precision_type(name: str, device: torch.device) -> torch.dtype | None:
-    """Return the half precision that a name of PRECISIONS stands for on a device; none: float32."""
-    return quick_half(device) if name == "auto" else PRECISIONS[name]
 
 
 def parse_goal(until: str | None) -> tuple[str, float] | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 from .camera import Cameras
-from .device import quick_half, rows_at_once
+from .device import quick_half
 from .errors import InrError, suggestion
 from .spec import Frame, Spec
 
@@ -39,7 +39,6 @@ def in_frame(cameras: Cameras, frame: Frame | None) -> Cameras:
     return dataclasses.replace(cameras, poses=torch.cat([rotation @ poses[:, :, :3], origins[:, :, None]], -1).float())
 
 
-@torch.inference_mode()
 def colours(field: "Field", rays: Tensor, quick: bool = False) -> Tensor:
     """Return the stored values (n, out) a field gives to Plücker rays (n, 6) of its frame, on the CPU.
 
@@ -48,7 +47,7 @@ def colours(field: "Field", rays: Tensor, quick: bool = False) -> Tensor:
     device = next(field.parameters()).device
     half = quick_half(device) if quick else None
     with torch.autocast(device.type, dtype=half, enabled=half is not None):
-        return torch.cat([field.stored(part.to(device)).cpu() for part in rays.split(rows_at_once(device))])
+        return field.evaluate(rays)
 
 
 class Rays(nn.Module):

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from .dataset import Subset
-from .device import resolve_device, rows_at_once
+from .device import PRECISIONS, precision_type, resolve_device, rows_at_once
 from .errors import InrError, suggestion
-from .fit import CHECK_EVERY, PRECISIONS, Diverged, Step, parse_goal, precision_type
+from .fit import CHECK_EVERY, Diverged, Step, parse_goal
 from .generalizable import GeneralizableField, SupportViews
 from .metrics import psnr
 from .optim import SCHEDULES, Optimizers, rate

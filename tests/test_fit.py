@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from inr_scenes import device
 from inr_scenes.device import ROWS
 from inr_scenes.errors import InrError
 from inr_scenes.field import build
@@ -29,6 +30,15 @@ def test_every_optimizer_learns(signal, optimizer, precision):
     result = fit(new(signal), signal, FitConfig(steps=150, lr=5e-3, optimizer=optimizer, precision=precision))
     assert result.metrics["psnr"] > before + 12
     assert result.steps == 150
+
+
+@pytest.mark.parametrize("half, seen", [(None, torch.float32), (torch.bfloat16, torch.bfloat16)])
+def test_precision_auto_is_what_the_device_is_quick_at(signal, half, seen, monkeypatch):
+    monkeypatch.setattr(device, "quick_half", lambda device: half)
+    field, found = new(signal), set()
+    field.layers[-1].register_forward_hook(lambda layer, given, out: found.add(out.dtype) if layer.training else None)
+    fit(field, signal, FitConfig(steps=3, lr=1e-3, precision="auto"))
+    assert found == {seen}
 
 
 def test_until_stops_early(signal):

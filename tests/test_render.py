@@ -53,6 +53,17 @@ def test_held_out_cameras_are_kept_and_can_be_rendered(scene, tmp_path):
         held_out(spec.replace(meta={"held_out": {**spec.meta["held_out"], "focal": [[1.0, 2.0]] * 3}}))
 
 
+def test_size_shows_the_middle_undistorted(scene, tmp_path):
+    signal, field = scene
+    path = inr.save(field, tmp_path / "f.safetensors")
+    assert main(["render", str(path), str(tmp_path / "views"), "--path", "train", "--frame", "1",
+                 "--size", "30", "50"]) == 0
+    shown = np.asarray(Image.open(next((tmp_path / "views").glob("*.png"))))
+    expected = next(frames(field, signal.spec.cameras[[1]].framed(30, 50)))
+    stretched = next(frames(field, signal.spec.cameras[[1]].resized(30, 50)))
+    assert np.array_equal(shown, expected) and not np.array_equal(shown, stretched)
+
+
 @pytest.fixture(scope="module")
 def ball():
     spec = Spec("shape", (Axis.regular(16),) * 3, 3, 1, ValueMap(), Frame.of((10.0, 20.0, 30.0), 5.0),

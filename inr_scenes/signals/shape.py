@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .. import geometry
 from ..camera import Cameras, look_at
-from ..device import rows_at_once
 from ..errors import InrError, suggestion
 from ..field import decode, decode_all
 from ..files import readable
@@ -192,7 +191,7 @@ class ShapeSignal(GridSignal):
         else:
             index, weight = self._strata(16 * FINE)
             truth = self.stored(index.to(self.device))[:, 0].cpu()
-            values = _evaluate(field, self.spec.coords(index))
+            values = field.evaluate(self.spec.coords(index))[:, 0]
             result |= {"iou": _weighted_iou(self._solid(truth), self._solid(values), weight), "iou_samples": len(index)}
             error = float(((values - truth).abs() * weight).sum() / weight.sum())
         if sdf:
@@ -206,7 +205,7 @@ class ShapeSignal(GridSignal):
         """Estimate the IoU from at most `samples` voxels, half of them near the surface, the same at every call."""
         index, weight = self._strata(samples)
         truth = self._solid(self.stored(index.to(self.device))[:, 0]).cpu()
-        return {"iou": _weighted_iou(truth, self._solid(_evaluate(field, self.spec.coords(index))), weight)}
+        return {"iou": _weighted_iou(truth, self._solid(field.evaluate(self.spec.coords(index))[:, 0]), weight)}
 
     def pictures(self, field) -> list[tuple[np.ndarray, np.ndarray]]:
         """Two shaded views of the shape and of the field's surface on the same grid (at most 128 voxels a side)."""
@@ -258,7 +257,7 @@ class ShapeSignal(GridSignal):
         side = (part[:, None] >> torch.arange(3)) & 1
         coords = self.spec.coords(index) + (side - 0.5) * torch.tensor([axis.step / 2 for axis in self.spec.axes])
         truth = geometry.occupancy(self.mesh, self.spec.to_world(coords).numpy())
-        return _weighted_iou(torch.from_numpy(truth), self._solid(_evaluate(field, coords)), weight)
+        return _weighted_iou(torch.from_numpy(truth), self._solid(field.evaluate(coords)[:, 0]), weight)
 
 
 def _check(quantity: str, truncation: float | None) -> None:
@@ -297,13 +296,6 @@ def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
     """All but the last, and all but the first, along an axis."""
     before = (slice(None),) * axis
     return (*before, slice(None, -1)), (*before, slice(1, None))
-
-
-@torch.inference_mode()
-def _evaluate(field, coords: Tensor) -> Tensor:
-    """Stored values (n,) at coords, on the CPU."""
-    device = next(field.parameters()).device
-    return torch.cat([field.stored(part.to(device))[:, 0].cpu() for part in coords.split(rows_at_once(device))])
 
 
 def _weighted_iou(truth: Tensor, guess: Tensor, weight: Tensor) -> float:

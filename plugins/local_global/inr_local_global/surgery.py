@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -52,7 +53,8 @@ def extend(field: Partitioned, spec: Spec, start: str = "neighbour") -> Partitio
     """Return the field covering the larger `spec`: new blocks train, all that is old is frozen.
 
     start: how new networks begin: "neighbour" (a copy of the nearest block's) or "fresh". New blocks are as large as
-    the old ones, as nearly as whole samples allow. `baked()` puts old and new into one piece.
+    the old ones, as nearly as whole samples allow, and learn at rates by their width. `baked()` puts old and new into
+    one piece.
     """
     if start not in ("neighbour", "fresh"):
         raise InrError(f"New networks begin as a copy of their neighbour or fresh, not {start!r}.")
@@ -79,7 +81,7 @@ def extend(field: Partitioned, spec: Spec, start: str = "neighbour") -> Partitio
     nearest = [old_slots[_nearest(grid.box_of(block), old.boxes())] for block in new]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        grown = type(field)(field.config.laid_out(layout), spec).to(field.fill)
+        grown = type(field)(replace(field.config.laid_out(layout), even_rates=False), spec).to(field.fill)
     grown.load_state_dict({**grown.state_dict(), **_shared(field)})
     grown.requires_grad_(False)
     for name, layer in field.local_linears().items():
