@@ -29,7 +29,7 @@ SECTIONS = {
     "recipes": ("recipes.py", "--seconds 8", True),
     "image-study": ("image_study.py", "--seconds 3 --photos 2", True),
     "siren": ("siren.py", "--goals 30", True),
-    "local-global": ("local_global.py --only speed extension audio images video shape", "--only speed audio", True),
+    "local-global": ("local_global.py", "--only speed audio", True),
     "inverse-problems": ("inverse_problems.py", "--parts ct poisson", False),
     "generalizable": ("generalizable.py --parts speed decode", "", False),
 }
