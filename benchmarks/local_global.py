@@ -309,7 +309,7 @@ def extension(options: Options) -> Iterator[Table]:
     side, seconds = 512, 120.0 if options.full else 24.0
     whole = photo("kodim23", side)
     ends = {"left": (0, side * 3 // 4), "right": (side * 3 // 4, side)}
-    left, right = (whole.part(whole.spec.cropped(((0, side), end)), 1, slice(*end)) for end in ends.values())
+    left, right = (whole.part(whole.spec.cropped(((0, side), end)), (slice(None), slice(*end))) for end in ends.values())
 
     def fitted(field: Field, signal: GridSignal, seconds: float) -> Field:
         recipe = LgSiren.suggest(whole, "fast").fit

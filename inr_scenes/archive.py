@@ -50,6 +50,10 @@ def save(field: "Field | GeneralizableField", path, *, metrics: dict[str, float]
         "config": to_dict(field.config), "spec": field.spec.to_json(), "parameters": field.parameter_count,
         "dtype": dtype, "metrics": _finite(metrics or {}), "fit": fit or {},
     }
+    if field.spec.cameras is not None:
+        sizes = field.spec.cameras.size.tolist()
+        head["views"] = [len(sizes), *(sizes[0] if sizes.count(sizes[0]) == len(sizes) else [])]
+        head["samples"] = sum(height * width for height, width in sizes)
     if hasattr(field, "role"):
         head["role"] = field.role
     if share is not None:
@@ -77,6 +81,7 @@ def header(path) -> dict[str, Any]:
         tensors = json.loads(raw)
         metadata = tensors.pop("__metadata__", {})
         end = max((int(t["data_offsets"][1]) for t in tensors.values()), default=0)
+        shapes = {name: tuple(int(n) for n in t["shape"]) for name, t in tensors.items()}
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
         raise InrError(f"{path} is no archive of inr_scenes (its header is not readable).") from None
     if not isinstance(metadata, dict) or KEY not in metadata:
@@ -92,9 +97,13 @@ def header(path) -> dict[str, Any]:
         for name, kind in (("field", str), ("config", dict), ("spec", dict), ("parameters", int), ("metrics", dict)):
             if not isinstance(head[name], kind):
                 raise TypeError(name)
+        spec = head["spec"]
+        if not (isinstance(spec["kind"], str) and isinstance(spec["meta"], dict)
+                and all(isinstance(n, int) for n in (spec["out_features"], *(axis["count"] for axis in spec["axes"])))):
+            raise TypeError("spec")
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InrError(f"{path} is damaged: its header lacks what an archive needs.") from None
-    head["tensors"] = {name: tuple(t["shape"]) for name, t in tensors.items()}
+    head["tensors"] = shapes
     head["bytes"] = total
     return head
 
@@ -142,6 +151,8 @@ def open(path, *, device: str = "cpu", model=None) -> "Field | GeneralizableFiel
         field = make(config, spec)
     state = {name.removeprefix("field."): value for name, value in tensors.items() if name.startswith("field.")}
     _load(path, field, state)
+    if field.parameter_count != head["parameters"]:
+        raise InrError(f"{path} is damaged: it says {head['parameters']} parameters and holds {field.parameter_count}.")
     return field.to(resolve_device(device)).eval().requires_grad_(False)
 
 

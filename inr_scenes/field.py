@@ -118,14 +118,14 @@ class Field(nn.Module):
         return self.spec.values.to_stored(self(coords).float())
 
     @torch.no_grad()
-    def evaluate(self, coords: Tensor) -> Tensor:
+    def stored_at(self, coords: Tensor) -> Tensor:
         """Return stored values (n, out) at any number of coords (n, in), on the CPU, in bounded memory."""
         device = next(self.parameters()).device
         return torch.cat([self.stored(part.to(device)).cpu() for part in coords.split(rows_at_once(device))])
 
     def at(self, points: Tensor) -> Tensor:
         """Return stored values (n, out) at world points (n, 3) of a shape, x y z in world units."""
-        return self.evaluate(self.spec.to_coords(torch.as_tensor(points)))
+        return self.stored_at(self.spec.to_coords(torch.as_tensor(points)))
 
     def inside(self, points: Tensor) -> Tensor:
         """Say which world points (n, 3) lie inside a shape, (n,) bool."""

@@ -5,6 +5,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +64,10 @@ class FitConfig:
 
 @dataclass
 class Step:
-    """One optimiser step. `metrics` is filled where the fit looked at the field; `state()` is what resuming needs."""
+    """One optimiser step. `metrics` is filled where the fit looked at the field; `state()` is what resuming needs.
+
+    Within `averaged()` the field's weights are those to keep, should the fit end here.
+    """
 
     step: int
     loss: Tensor
@@ -72,6 +76,7 @@ class Step:
     progress: float
     metrics: dict[str, float] = field(default_factory=dict)
     state: Callable[[], dict[str, Any]] = dict
+    averaged: Callable[[], AbstractContextManager] = nullcontext
 
 
 @dataclass
@@ -115,13 +120,19 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
     parameters = [p for p in field.parameters() if p.requires_grad]
     first, elapsed = 0, 0.0
     if resume:
-        field.load_state_dict(resume["field"])
-        optimizers.load_state_dict(resume["optimizers"])
+        try:
+            field.load_state_dict(resume["field"])
+            optimizers.load_state_dict(resume["optimizers"])
+        except (RuntimeError, ValueError, KeyError):
+            raise InrError("The state to resume from is that of other settings: give those the run was begun with, "
+                           "or none, to take them from its config.toml.") from None
         scaler.load_state_dict(resume["scaler"])
         first, elapsed = resume["step"], resume["seconds"]
     guard = _Guard(field)
     if resume:
         guard.best = resume["best"]
+    if goal:
+        _reached(goal, signal.probe(field))         # a quality that this signal does not report is refused now
     next_look = max(1.0, elapsed * 1.2)
     step = first
     while config.steps is None or step < config.steps:
@@ -163,6 +174,8 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
         report.state = lambda s=step, e=elapsed: {
             "step": s, "seconds": e, "best": guard.best, "field": field.state_dict(),
             "optimizers": optimizers.state_dict(), "scaler": scaler.state_dict()}
+        if not last:
+            report.averaged = optimizers.averaged
         yield report
         if last:
             return
@@ -276,11 +289,14 @@ def _backward(field: Field, signal: Signal, sampler: Sampler, step: int, dtype, 
 
 
 class _Guard:
-    """Keeps the last good state of a field and notices divergence."""
+    """Keeps the last good state of a field and notices divergence.
+
+    A state is good when the loss seen after it is: the one it was reached with is that of the state before.
+    """
 
     def __init__(self, field: Field):
-        self.field, self.best, self.step = field, math.inf, 0
-        self.state = self._copy()
+        self.field, self.best, self.step, self.latest = field, math.inf, 0, 0
+        self.state = self.candidate = self._copy()
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.field.state_dict().items()}
@@ -293,7 +309,8 @@ class _Guard:
             raise Diverged(f"The fit diverged: the loss {what} at step {step}. Step {self.step} was kept. "
                            f"Lower --lr, or add --clip 1 or --warmup 500.")
         self.best = min(self.best, value)
-        self.state, self.step = self._copy(), step
+        self.state, self.step = self.candidate, self.latest
+        self.candidate, self.latest = self._copy(), step
 
 
 def _progress(config: FitConfig, step: int, elapsed: float) -> float:

@@ -26,10 +26,10 @@ class Optimizers:
         elif name == "adamw":
             made = [torch.optim.AdamW(_groups(matrices + rest, factors, lr), weight_decay=weight_decay, fused=fused)]
         elif name == "muon":
-            made = [torch.optim.Adam(_groups(rest, factors, lr), fused=fused)]
+            made = [torch.optim.Adam(_groups(rest, factors, lr), fused=fused)] if rest else []
             if matrices:
                 # Jordan et al., 2024; scaled to Adam's root mean square so that one learning rate serves both
-                made.append(torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay,
+                made.append(torch.optim.Muon(_groups(matrices, factors, lr), weight_decay=weight_decay,
                                              adjust_lr_fn="match_rms_adamw"))
         elif name == "schedule-free":
             from schedulefree import AdamWScheduleFree
@@ -97,9 +97,11 @@ def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Par
     """Split trainable parameters into hidden matrices (both sides at least 16, not the last layer) and the rest.
 
     Coordinate layers have a side below 16 and stay with the rest, as Muon's authors advise for first and last layers.
+    So do biases, those of many blocks in one tensor too.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in named if p.ndim == 2 and min(p.shape) >= 16 and not name.startswith("output")]
+    matrices = [p for name, p in named if p.ndim == 2 and min(p.shape) >= 16
+                and not name.startswith("output") and not name.endswith("bias")]
     chosen = {id(p) for p in matrices}
     return matrices, [p for _, p in named if id(p) not in chosen]
 

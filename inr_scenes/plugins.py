@@ -43,7 +43,12 @@ class Host:
 
     def register(self, plugin: Plugin, load) -> None:
         """Load one plugin in a guard: whatever its import raises is kept as its error."""
+        same = next((known for known in self.plugins if known.name == plugin.name), None)
         self.plugins.append(plugin)
+        if same is not None:
+            plugin.error = (f"a plugin called {plugin.name!r} is loaded already, from {same.distribution} "
+                            f"{same.version}; this one is from {plugin.distribution} {plugin.version}. Take one away.")
+            return
         try:
             self.manager.register(load(), name=plugin.name)
             self.manager.check_pending()            # a hook whose name is misspelt
@@ -58,7 +63,7 @@ class Host:
     def collect(self, hook: str) -> list[tuple[Any, Plugin]]:
         """Return what every plugin answers to a hook, each item with its plugin."""
         found = []
-        owners = {plugin.name: plugin for plugin in self.plugins}
+        owners = {plugin.name: plugin for plugin in reversed(self.plugins)}      # of one name the first is loaded
         for impl in getattr(self.manager.hook, hook).get_hookimpls():
             owner = owners[impl.plugin_name]
             try:
@@ -74,8 +79,7 @@ class Host:
         items = self.collect(hook)
         hits = [(item, owner) for item, owner in items if getattr(item, attribute) == name]
         if len(hits) > 1:
-            places = " and ".join(f"{owner.distribution} {owner.version}" for _, owner in hits)
-            raise InrError(f"{what} {name!r} is brought by {places}. Uninstall one of them.")
+            raise InrError(f"{what} {name!r} is brought by {_places(hits)}. Uninstall one of them.")
         if hits:
             return hits[0][0]
         names = sorted({getattr(item, attribute) for item, _ in items})
@@ -140,19 +144,25 @@ def find_problem(name: str) -> type:
 
 def find_exporter(kind: str, suffix: str) -> hookspecs.Exporter:
     """Return the exporter of a kind that writes `suffix`; the error lists what this kind can be written to."""
-    items = [item for item, _ in host().collect("inr_exporters") if kind in item.kinds]
-    hits = [item for item in items if suffix.lower() in item.suffixes]
+    items = [(item, owner) for item, owner in host().collect("inr_exporters") if kind in item.kinds]
+    hits = [(item, owner) for item, owner in items if suffix.lower() in item.suffixes]
+    if len(hits) > 1:
+        raise InrError(f"Two exporters write {kind} as {suffix}: {_places(hits)}. Uninstall one of them.")
     if hits:
-        return hits[-1]                     # a later plugin may replace a built-in writer
-    known = sorted({suffix for item in items for suffix in item.suffixes})
+        return hits[0][0]
+    known = sorted({suffix for item, _ in items for suffix in item.suffixes})
+    if kind == "lightfield":
+        raise InrError(f"A light field is not written as {suffix or 'a file without suffix'}: inr render makes films "
+                       f"and pictures of it, --path train those of its own cameras.")
     raise InrError(f"A field of kind {kind!r} cannot be written as {suffix or 'a file without suffix'}; "
                    f"it can as {' '.join(known) or 'nothing'}.")
 
 
 def conflicts() -> list[str]:
-    """Return a line for every field, signal or problem name that two plugins bring."""
+    """Return a line for every name of a field, signal, problem, exporter or command that two plugins bring."""
     lines = []
-    named = (("inr_fields", "name"), ("inr_models", "name"), ("inr_signals", "kind"), ("inr_problems", "name"))
+    named = (("inr_fields", "name"), ("inr_models", "name"), ("inr_signals", "kind"), ("inr_problems", "name"),
+             ("inr_exporters", "name"), ("inr_commands", "name"))
     for hook, attribute in named:
         seen: dict[str, Plugin] = {}
         for item, owner in host().collect(hook):
@@ -161,6 +171,11 @@ def conflicts() -> list[str]:
                 lines.append(f"{name!r} is brought by {seen[name].distribution} and {owner.distribution}")
             seen[name] = owner
     return lines
+
+
+def _places(hits: Iterable[tuple[Any, Plugin]]) -> str:
+    """Say which distributions brought things of one name."""
+    return " and ".join(f"{owner.distribution} {owner.version}" for _, owner in hits)
 
 
 def _entry_points() -> Iterable[importlib.metadata.EntryPoint]:

@@ -47,7 +47,7 @@ def colours(field: "Field", rays: Tensor, quick: bool = False) -> Tensor:
     device = next(field.parameters()).device
     half = quick_half(device) if quick else None
     with torch.autocast(device.type, dtype=half, enabled=half is not None):
-        return field.evaluate(rays)
+        return field.stored_at(rays)
 
 
 class Rays(nn.Module):

@@ -1,5 +1,8 @@
 """Grow a field's domain on one side: which axis a side means, and where the new samples lie."""
 
+import math
+
+import numpy as np
 import torch
 
 from .errors import InrError, suggestion
@@ -40,10 +43,19 @@ def new_part(field: Field, signal: GridSignal, side: str, contains: str = "auto"
     """Place a loaded signal beside what a field holds: (the larger spec, the new part as a signal, how it was read).
 
     contains: "new" (the file holds the new part alone), "whole" (it holds the old part too), or "auto": whole where it
-    is longer and the field already knows what overlaps (20 dB or more).
+    is longer and the field already knows what overlaps (it explains at least half of its variance).
     """
     spec = field.spec
     axis, direction = side_of(spec, side)
+    for name in ("sample_rate", "fps", "quantity"):
+        mine, theirs = spec.meta.get(name), signal.spec.meta.get(name)
+        if mine != theirs and None not in (mine, theirs):
+            raise InrError(f"The signal's {name.replace('_', ' ')} is {theirs}, the archive's {mine}: "
+                           f"they do not go on from one another.")
+    cells = [s.axes[0].step * s.frame.scale if s.frame else None for s in (spec, signal.spec)]
+    if None not in cells and not math.isclose(*cells, rel_tol=1e-3):
+        raise InrError(f"The signal's voxels are {cells[1]:.4g} wide, the archive's {cells[0]:.4g}: they do not go on "
+                       f"from one another.")
     for i, (mine, theirs) in enumerate(zip(spec.shape, signal.spec.shape)):
         if i != axis and mine != theirs:
             raise InrError(f"The signal has shape {signal.spec.shape}; beside {spec.shape} on side {side!r} all axes "
@@ -52,7 +64,7 @@ def new_part(field: Field, signal: GridSignal, side: str, contains: str = "auto"
         raise InrError(f"The signal has {signal.spec.out_features} channels, the archive {spec.out_features}.")
     have, got = spec.shape[axis], signal.spec.shape[axis]
     if contains == "auto":
-        contains = "whole" if got > have and _overlap_psnr(field, signal, axis, direction) > 20 else "new"
+        contains = "whole" if got > have and _explained(field, signal, axis, direction) > 0.5 else "new"
     if contains == "whole":
         if got <= have:
             raise InrError(f"The signal has {got} samples along that axis, the archive has {have} already.")
@@ -63,12 +75,34 @@ def new_part(field: Field, signal: GridSignal, side: str, contains: str = "auto"
         part = slice(0, got)
     else:
         raise InrError(f"--contains {contains!r} is not known: auto, new or whole.")
-    return larger, signal.part(larger.cropped(box), axis, part), contains
+    return larger, signal.part(larger.cropped(box), _along(axis, part)), contains
+
+
+def around_mesh(spec: Spec, side: str, bounds) -> tuple[Spec, Box]:
+    """Return the spec grown on a side until it holds a mesh of these world bounds (2, 3), one voxel stays empty; and
+    the box of the new voxels."""
+    axis, direction = side_of(spec, side)
+    corners = torch.cartesian_prod(*torch.tensor(np.asarray(bounds), dtype=torch.float64).T)
+    index = spec.axes[axis].index(spec.to_coords(corners)[:, axis])
+    old = spec.axes[axis]
+    count = math.ceil(float(index.amax())) + 2 - old.stop if direction > 0 else \
+        old.first - math.floor(float(index.amin())) + 1
+    if count < 1:
+        raise InrError(f"The mesh does not reach beyond the archive on side {side!r}.")
+    return grown(spec, side, count)
 
 
 @torch.no_grad()
-def _overlap_psnr(field: Field, signal: GridSignal, axis: int, direction: int) -> float:
-    """PSNR of the field against the part of `signal` that would be the old region."""
+def _explained(field: Field, signal: GridSignal, axis: int, direction: int) -> float:
+    """Share of the variance of what would be the old region of `signal` that the field explains; 1: all."""
     have, got = field.spec.shape[axis], signal.spec.shape[axis]
     part = slice(0, have) if direction > 0 else slice(got - have, got)
-    return signal.part(field.spec, axis, part).probe(field)["psnr"]
+    old = signal.part(field.spec, _along(axis, part))
+    index = torch.randint(len(old), (min(len(old), 1 << 15),), generator=torch.Generator().manual_seed(0))
+    truth = old.stored(index.to(old.device)).cpu()
+    error = (field.stored_at(old.coords(index.to(old.device))) - truth).square().mean()
+    return 1 - float(error / truth.var(0).mean().clamp_min(1e-12))
+
+
+def _along(axis: int, part: slice) -> tuple[slice, ...]:
+    return (slice(None),) * axis + (part,)

@@ -1,5 +1,6 @@
 """Signals: indexable sets of (coordinates, values) with a Spec, and how a field is measured against them."""
 
+import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -159,8 +160,17 @@ class GridSignal(Signal):
         """PSNR over every sample."""
         return self.probe(field, samples=len(self))
 
-    def part(self, spec: Spec, axis: int, where: slice) -> "GridSignal":
-        """Return the samples `where` along one axis as a plain grid signal on `spec`, which gives their places."""
-        index = (slice(None),) * axis + (where,)
-        data = self.data.reshape(*self.spec.shape, -1)[index].reshape(-1, self.spec.out_features)
-        return GridSignal(spec, data.contiguous(), self.gain, self.name)
+    def part(self, spec: Spec, where: tuple[slice, ...]) -> Self:
+        """Return the samples at slices of the axes, as a signal of this kind on `spec`, which gives their places."""
+        data = self.data.reshape(*self.spec.shape, -1)[where].reshape(-1, self.spec.out_features)
+        found = copy.copy(self)
+        GridSignal.__init__(found, spec, data.contiguous(), self.gain, self.name)
+        return found
+
+    def beside(self, like: Spec, path) -> Self:
+        """Return the signal on an archive's spec: the whole of it, or the part that the archive was cropped to."""
+        where = like.part_of(self.spec)
+        if where is None:
+            raise InrError(f"{path} has {' × '.join(map(str, self.spec.shape))} samples of {self.spec.out_features} "
+                           f"channels; the archive holds {' × '.join(map(str, like.shape))} of {like.out_features}.")
+        return self.part(like, where)

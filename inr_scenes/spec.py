@@ -40,6 +40,11 @@ class Axis:
         """One past the last index."""
         return self.first + self.count
 
+    @property
+    def original(self) -> int:
+        """How many samples the axis had when it was made, before crops and extensions."""
+        return round(-2 * self.start / self.step) + 1
+
     def at(self, index: Tensor) -> Tensor:
         """Return the coordinates of (possibly fractional) original indices, computed in float64, as float32."""
         return (self.start + index.double() * self.step).float()
@@ -192,6 +197,19 @@ class Spec:
         points = self.frame.to_unit(world) if self.frame else world.double()
         return points.flip(-1).float()
 
+    def part_of(self, whole: "Spec") -> tuple[slice, ...] | None:
+        """Return where these samples lie in the array of `whole`: all of it where the shapes agree, or the box that
+        was cropped from it; None where neither fits."""
+        if self.out_features != whole.out_features or len(self.axes) != len(whole.axes):
+            return None
+        if self.shape == whole.shape:
+            return tuple(slice(0, count) for count in self.shape)
+        grid = whole.regrid(self.meta.get("grid", "centers"))
+        fits = all(math.isclose(mine.start, its.start) and math.isclose(mine.step, its.step)
+                   and its.first <= mine.first and mine.stop <= its.stop for mine, its in zip(self.axes, grid.axes))
+        return tuple(slice(mine.first - its.first, mine.stop - its.first)
+                     for mine, its in zip(self.axes, grid.axes)) if fits else None
+
     def to_json(self) -> dict[str, Any]:
         """Return everything but the cameras' tensors as JSON-able values."""
         return {
@@ -209,9 +227,16 @@ class Spec:
             kind=str(data["kind"]), axes=tuple(_axis(axis) for axis in data["axes"]),
             in_features=_count(data["in_features"]), out_features=_count(data["out_features"]),
             values=ValueMap(float(data["values"]["scale"]), float(data["values"]["shift"])),
-            frame=frame and Frame(tuple(tuple(float(v) for v in row) for row in frame)),
+            frame=frame and _frame(frame),
             meta=dict(data["meta"]), cameras=cameras,
         )
+
+
+def _frame(rows) -> Frame:
+    frame = Frame(tuple(tuple(float(v) for v in row) for row in rows))
+    if frame.tensor.shape != (4, 4) or not frame.tensor.det().abs() > 0:
+        raise ValueError("its frame is singular")
+    return frame
 
 
 def _axis(data) -> Axis:

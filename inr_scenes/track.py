@@ -39,8 +39,8 @@ def log(steps: Iterable[Step], path: Path, every: float = 0.5) -> Iterator[Step]
 def tensorboard(steps: Iterable[Step], folder: Path,
                 pictures: Callable[[], list] = list) -> Iterator[Step]:
     """Write loss, learning rate, metrics, and at every look pairs of truth and reconstruction under `folder`."""
-    need("tensorboard", extra="tensorboard", why="for --track tensorboard")
-    writer = need("torch.utils.tensorboard", extra="tensorboard").SummaryWriter(str(folder))
+    writers = need("torch.utils.tensorboard", extra="tensorboard", why="for --track tensorboard")
+    writer = writers.SummaryWriter(str(folder))
     try:
         for step in steps:
             if step.metrics or step.step % 100 == 0:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -215,6 +215,8 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
                     field.train()
             if goal and validation and _reached(goal, report.metrics, fabric):
                 last = True
+            if not last:
+                report.averaged = lambda: _both(optimizers.averaged(), average.shown())
             report.state = lambda s=step, e=elapsed: {
                 "step": s, "seconds": e, "field": average.training(), "average": average.state(),
                 "optimizers": optimizers.state_dict(), "scaler": scaler.state_dict()}
@@ -225,6 +227,12 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             yield report
             if last:
                 return
+
+
+@contextmanager
+def _both(first: AbstractContextManager, second: AbstractContextManager) -> Iterator[None]:
+    with first, second:
+        yield
 
 
 def check(config: TrainConfig) -> None:

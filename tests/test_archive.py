@@ -69,6 +69,18 @@ def test_truncated(archive, cut):
         inr.open(archive)
 
 
+def test_tampered_tensors(archive):
+    raw = archive.read_bytes()
+    n = struct.unpack("<Q", raw[:8])[0]
+    for change, message in ((lambda t: t.pop("shape"), "not readable"), (lambda t: t.update(shape=[3, 1]), "shape")):
+        head = json.loads(raw[8:8 + n])
+        change(head["field.output.weight"])
+        new = json.dumps(head).encode()
+        archive.write_bytes(struct.pack("<Q", len(new)) + new + raw[8 + n:])
+        with pytest.raises(InrError, match=message):
+            inr.open(archive)
+
+
 def test_foreign_files(tmp_path):
     from safetensors.torch import save_file
     path = tmp_path / "other.safetensors"
@@ -89,7 +101,9 @@ def test_foreign_files(tmp_path):
     (lambda h: h["config"].update(hidden_features="wide"), "should be int"),
     (lambda h: h["config"].update(colour=1), "no setting"),
     (lambda h: h["spec"].update(out_features=2**50), "spec does not make sense"),
-    (lambda h: h["spec"].pop("axes"), "spec does not make sense"),
+    (lambda h: h["spec"].pop("axes"), "lacks"),
+    (lambda h: h["spec"].update(frame=[[1, 0], [0, 1]]), "frame is singular"),
+    (lambda h: h.update(parameters=7), "7 parameters"),
     (lambda h: h.pop("parameters"), "lacks"),
 ])
 def test_tampered_header(archive, change, message):

@@ -66,6 +66,65 @@ def test_flags_in_any_order(inr, photo):
     assert one_object(out)["steps"] == 2
 
 
+@pytest.mark.parametrize("order", [
+    ("siren", "photo.png", "--size", "16", "20"), ("siren", "--size", "16", "20", "photo.png"),
+    ("--size", "16", "20", "siren", "photo.png"), ("photo.png", "--size", "16", "20", "siren", "--sheet"),
+])
+def test_flags_of_several_numbers_stand_anywhere(inr, photo, order):
+    status, _out, err = inr("fit", *order, "-o", "siren", "--steps", "1", "--json", *SMALL)
+    assert status == 0, err
+    assert header("siren")["spec"]["axes"][0]["count"] == 16
+    status, _, err = inr("export", "--box", "0", "0", "4", "6", "siren", "out.png")
+    assert status == 0 and Image.open("out.png").size == (6, 4), err
+
+
+def test_settings_with_a_slip_are_refused(inr, photo, tmp_path):
+    for text, message in (("[fit]\nstepz = 3", "Did you mean steps"), ("[fitt]\nsteps = 3", "Did you mean fit")):
+        (tmp_path / "x.toml").write_text(text)
+        status, _, err = inr("fit", "siren", photo, "--config", "x.toml", *SMALL)
+        assert status == 1 and message in err and not (tmp_path / "runs").exists()
+
+
+def test_resume_takes_the_run_s_own_settings(inr, photo, tmp_path):
+    assert inr("fit", "siren", photo, "--steps", "4", *SMALL)[0] == 0
+    status, out, err = inr("fit", "siren", photo, "--resume", "--steps", "6", "--json")
+    assert status == 0 and one_object(out)["steps"] == 6, err
+    status, _, err = inr("fit", "siren", photo, "--resume", "--steps", "8", "--hidden-features", "32")
+    assert status == 1 and "other settings" in err
+
+
+def test_solve_resumes_and_says_how(inr, photo, tmp_path):
+    words = ("solve", "superres", "siren", photo, "--factor", "2", "-o", "run", *SMALL)
+    assert inr(*words, "--steps", "4")[0] == 0
+    status, out, err = inr("solve", "--resume", "-o", "run", "--steps", "6", "--json")
+    assert status == 0 and one_object(out)["steps"] == 6 and one_object(out)["problem"] == "superres", err
+    again = subprocess.Popen([sys.executable, "-m", "inr_scenes", "solve", "--config", "run/config.toml", "-o", "again",
+                              "--steps", "1000000", "--save-every", "0.1"], cwd=tmp_path, text=True,
+                             stderr=subprocess.PIPE)
+    wait_for(tmp_path / "again" / "state.pt")
+    again.send_signal(signal.SIGINT)
+    assert "inr solve --resume -o again" in again.communicate(timeout=60)[1]
+
+
+def test_a_full_disk_does_not_end_a_fit(inr, photo, tmp_path, monkeypatch):
+    from inr_scenes.cli.run import Run
+    from inr_scenes.errors import InrError
+
+    def full(self, state):
+        raise InrError("The disk is full.")
+
+    monkeypatch.setattr(Run, "save_state", full)
+    status, _, err = inr("fit", "siren", photo, "-o", "run", "--steps", "30", "--save-every", "0.001", *SMALL)
+    assert status == 0 and (tmp_path / "run" / "field.safetensors").is_file() and err.count("The fit goes on") == 1
+
+
+def test_eval_reads_the_signal_as_the_fit_did(inr, photo):
+    fitted = one_object(inr("fit", "siren", photo, "-o", "run", "--steps", "20", "--size", "12", "18", "--mode", "grey",
+                            *SMALL, "--json")[1])
+    measured = one_object(inr("eval", "run", photo, "--json")[1])
+    assert measured["metrics"]["psnr"] == pytest.approx(fitted["metrics"]["psnr"], abs=1e-3)
+
+
 def test_config_repeats_a_run(inr, photo):
     inr("fit", "siren", photo, "-o", "a", "--steps", "5", "--seed", "3", *SMALL)
     status, _, err = inr("fit", "--config", "a/config.toml", "-o", "b")
@@ -101,6 +160,7 @@ def test_half_precision_archive(inr, photo):
     (("fit", "siren", "photo.png", "--resume"), "no state.pt"),
     (("fit", "siren", "photo.png", "--device", "cuda:7"), "--device cpu"),
     (("fit", "siren", "photo.png", "--track", "wandb"), "not known"),
+    (("fit", "siren", "photo.png", "--until", "iou=0.9"), "reports psnr"),
     (("info", "photo.png"), "no archive"),
     (("export", "photo.png", "out.png"), "no archive"),
     (("data", "get", "kodac"), "Did you mean kodak?"),

@@ -7,7 +7,8 @@ from inr_scenes import device
 from inr_scenes.device import ROWS
 from inr_scenes.errors import InrError
 from inr_scenes.field import build
-from inr_scenes.fit import Diverged, FitConfig, Sampler, fit, steps
+from inr_scenes.fit import Diverged, FitConfig, Sampler, _Guard, fit, steps
+from inr_scenes.optim import Optimizers, split_parameters
 from inr_scenes.siren import Siren
 from inr_scenes.testing import small_signal
 
@@ -39,6 +40,42 @@ def test_precision_auto_is_what_the_device_is_quick_at(signal, half, seen, monke
     field.layers[-1].register_forward_hook(lambda layer, given, out: found.add(out.dtype) if layer.training else None)
     fit(field, signal, FitConfig(steps=3, lr=1e-3, precision="auto"))
     assert found == {seen}
+
+
+def test_muon_takes_hidden_matrices_and_no_biases(signal):
+    field = build(Siren, signal.spec, {"hidden_features": 32, "hidden_layers": 2}, seed=0)
+    field.register_parameter("blocks_bias", torch.nn.Parameter(torch.zeros(20, 32)))
+    matrices, rest = split_parameters(field)
+    chosen = {id(p) for p in matrices}
+    names = {name for name, p in field.named_parameters() if id(p) in chosen}
+    assert names == {"layers.1.linear.weight", "layers.2.linear.weight"} and len(rest) == 7
+    field.rates = lambda: {field.layers[1].linear.weight: 0.5}
+    groups = Optimizers(field, "muon", 1e-2, 0.0, 0).made[1].param_groups
+    assert sorted(group["factor"] for group in groups) == [0.5, 1.0]
+
+
+def test_schedule_free_shows_its_average_wherever_it_stops(signal):
+    field = new(signal)
+    for step in steps(field, signal, FitConfig(steps=60, lr=1e-2, optimizer="schedule-free")):
+        if step.step == 40:
+            training = [p.detach().clone() for p in field.parameters()]
+            with step.averaged():
+                assert not all(torch.equal(a, b) for a, b in zip(training, field.parameters()))
+            assert all(torch.equal(a, b) for a, b in zip(training, field.parameters()))
+
+
+def test_a_state_that_blows_up_is_not_the_good_one(signal):
+    field = new(signal)
+    guard = _Guard(field)
+    guard.check(torch.tensor(0.1), 25)
+    guard.check(torch.tensor(0.1), 50)
+    good = guard.state["output.bias"].clone()
+    with torch.no_grad():
+        field.output.bias.fill_(1e9)                        # what the update after step 75's loss did
+    guard.check(torch.tensor(0.1), 75)
+    with pytest.raises(Diverged, match="Step 50 was kept"):
+        guard.check(torch.tensor(1e9), 100)
+    assert torch.equal(field.output.bias, good)
 
 
 def test_until_stops_early(signal):

@@ -107,6 +107,77 @@ def test_one_name_twice_names_both(tmp_path, fresh):
     assert plugins.find_field("siren").name == "siren"
 
 
+def test_two_plugins_of_one_name(tmp_path, fresh):
+    for folder, name in (("a", "first"), ("b", "second")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "gauss.py").write_text(
+            f"import inr_scenes as inr\nclass A(inr.Field):\n    name = '{name}'\n"
+            f"@inr.hookimpl\ndef inr_fields():\n    return [A]\n")
+    fresh.setenv("INR_PLUGINS", f"{tmp_path / 'a/gauss.py'},{tmp_path / 'b/gauss.py'}")
+    assert plugins.find_field("first").name == "first"
+    with pytest.raises(InrError, match=r"a/gauss\.py.*b/gauss\.py"):
+        plugins.find_field("second")
+
+
+def test_every_kind_of_thing_comes_through_hooks(tmp_path, photo, fresh, inr):
+    """One file brings a signal type, a problem, an exporter and a command; the command line uses each."""
+    (tmp_path / "more.py").write_text(textwrap.dedent("""
+        import dataclasses
+        import numpy as np
+        import inr_scenes as inr
+        from inr_scenes.hookspecs import Command, Exporter
+        from inr_scenes.problems.denoise import Denoising
+        from inr_scenes.signals.image import ImageSignal
+
+        class Table(ImageSignal):
+            kind, suffixes = "table", (".table",)
+
+            @classmethod
+            def load(cls, path, *, like=None, **options):
+                signal = ImageSignal.from_array(np.loadtxt(path), name=path.stem)
+                return cls(signal.spec.replace(kind="table"), signal.data, signal.gain, path.stem)
+
+        class Noise(Denoising):
+            name = "more-noise"
+
+        @dataclasses.dataclass(frozen=True)
+        class Digits:
+            digits: int = 2
+
+        def write(field, path, options):
+            from inr_scenes.field import decode_all
+            np.savetxt(path, decode_all(field)[..., 0].numpy(), fmt=f"%.{options.digits}f")
+            return {"digits": options.digits}
+
+        @inr.hookimpl
+        def inr_signals():
+            return [Table]
+
+        @inr.hookimpl
+        def inr_problems():
+            return [Noise]
+
+        @inr.hookimpl
+        def inr_exporters():
+            return [Exporter("table", frozenset({"table"}), (".table",), Digits, write)]
+
+        @inr.hookimpl
+        def inr_commands():
+            return [Command("count", "count arguments", lambda arguments: {"count": len(arguments)})]
+    """))
+    fresh.setenv("INR_PLUGINS", "more.py")
+    np.savetxt(tmp_path / "a.table", np.full((6, 8), 0.5))
+    status, _, err = inr("fit", "siren", "a.table", "--steps", "2", "--hidden-features", "8", "-o", "run")
+    assert status == 0, err
+    status, _, err = inr("export", "run", "out.table", "--digits", "4")
+    assert status == 0 and (tmp_path / "out.table").read_text().split()[0].count("0") <= 6, err
+    assert np.loadtxt(tmp_path / "out.table").shape == (6, 8)
+    assert "more-noise" in inr("list")[1]
+    status, _, err = inr("solve", "more-noise", "siren", photo, "--steps", "2", "--hidden-features", "8", "-o", "out")
+    assert status == 0, err
+    assert inr("count", "a", "b")[1].split() == ["count", "2"]
+
+
 def test_no_plugins(fresh):
     fresh.setenv("INR_NO_PLUGINS", "1")
     assert [p.name for p in plugins.host().plugins] == ["built-in"]

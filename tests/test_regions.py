@@ -4,10 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+import trimesh
 from PIL import Image
 
 import inr_scenes
+from inr_scenes.archive import header as archive_header
 from inr_scenes.errors import InrError
 from inr_scenes.regions import grown, side_of
 from inr_scenes.testing import small_signal
@@ -65,6 +68,51 @@ def test_extend_leaves_the_old_region_alone(inr, photo, file, read):
     coords = old.spec.coords(torch.arange(old.spec.size))
     with torch.no_grad():
         assert torch.equal(old(coords), big(coords))
+
+
+def test_a_crop_is_measured_against_the_whole_and_keeps_its_precision(inr, photo):
+    result(inr("fit", "lg-siren", "photo.png", "-o", "run", "--steps", "60", "--dtype", "float16", *LOCAL, "--json"))
+    crop = result(inr("crop", "run", "crop.safetensors", "--box", "10", "20", "30", "40", "--json"))
+    assert crop["kept"] < 0.7 and archive_header("crop.safetensors")["dtype"] == "float16"
+    Image.fromarray(photo[10:30, 20:40]).save("part.png")
+    of_whole, of_part = (result(inr("eval", "crop.safetensors", file, "--json"))["metrics"]["psnr"]
+                         for file in ("photo.png", "part.png"))
+    assert of_whole == pytest.approx(of_part, abs=1e-6)
+    Image.fromarray(photo[:, :39]).save("other.png")
+    status, _, err = inr("eval", "crop.safetensors", "other.png")
+    assert status == 1 and "the archive holds 20 × 20" in err
+
+
+def test_only_what_goes_on_is_joined(inr, tmp_path):
+    tone = np.sin(np.arange(800) / 9).astype(np.float32)
+    soundfile.write("old.wav", 0.03 * tone, 8000)
+    soundfile.write("other.wav", 0.03 * tone, 16000)
+    rng = np.random.default_rng(0)
+    soundfile.write("new.wav", 0.03 * rng.uniform(-1, 1, 900), 8000)
+    result(inr("fit", "lg-siren", "old.wav", "-o", "run", "--steps", "5", "--partitions", "4", "--local-features", "8",
+               "--global-features", "8", "--hidden-layers", "1", "--json"))
+    status, _, err = inr("extend", "run", "other.wav", "big.safetensors", "--side", "after", "--steps", "2")
+    assert status == 1 and "sample rate is 16000" in err
+    status, out, err = inr("extend", "run", "new.wav", "big.safetensors", "--side", "after", "--steps", "2", "--json")
+    assert status == 0 and "the new part alone" in err          # quiet, longer, and nothing that the field knows
+    facts = json.loads(out)
+    assert facts["shape"] == [1700, 1] and set(facts["metrics"]) == {"psnr_new", "snr_new"}
+
+
+def test_a_mesh_grows_in_the_world(inr, tmp_path):
+    mesh = trimesh.creation.box((1.0, 1.0, 1.0))
+    mesh.export("small.ply")
+    longer = trimesh.creation.box((1.6, 1.0, 1.0))
+    longer.apply_translation((0.3, 0, 0))                   # the same low end, 0.6 further up
+    longer.export("long.ply")
+    result(inr("fit", "lg-siren", "small.ply", "-o", "run", "--resolution", "24", "--steps", "40", "--partitions", "2",
+               "2", "2", "--local-features", "12", "--global-features", "12", "--hidden-layers", "1", "--json"))
+    facts = result(inr("extend", "run", "long.ply", "big.safetensors", "--side", "+x", "--steps", "800", "--json"))
+    old, big = inr_scenes.open("run"), inr_scenes.open("big.safetensors")
+    assert big.spec.frame == old.spec.frame and facts["shape"][:2] == [24, 24] and facts["shape"][2] > 36
+    assert facts["metrics"]["iou_new"] > 0.85
+    inside = torch.tensor([[0.9, 0.0, 0.0], [0.9, 0.53, 0.0]], dtype=torch.float64)
+    assert big.inside(inside).tolist() == [True, False]
 
 
 def test_sides():

@@ -1,5 +1,8 @@
 """Image, sound and video: real files of every format, and every kind of bad input."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import soundfile
@@ -47,6 +50,23 @@ def test_sixteen_bits_survive(tmp_path):
     assert np.abs(signal.array().numpy()[..., 0] * 65535 - deep).max() < 0.01
     write_image(tmp_path / "again.png", signal.array().numpy(), bits=16)
     assert np.array_equal(np.asarray(Image.open(tmp_path / "again.png")), deep)
+
+
+def test_sixteen_bit_colour_png(tmp_path):
+    deep = np.random.default_rng(0).integers(0, 65536, (7, 9, 3)).astype(">u2")
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    rows = b"".join(b"\0" + row.tobytes() for row in deep)
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", 9, 7, 16, 2, 0, 0, 0))
+    (tmp_path / "deep.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows))
+                                        + chunk(b"IEND", b""))
+    signal = inr.load(tmp_path / "deep.png")
+    assert signal.spec.meta["bits"] == 16 and signal.spec.out_features == 3
+    assert np.abs(signal.array().numpy() * 65535 - deep).max() < 0.01
+    grey = inr.load(tmp_path / "deep.png", mode="grey", size=(3, 4))
+    assert grey.spec.shape == (3, 4) and grey.spec.out_features == 1 and grey.spec.meta["bits"] == 16
 
 
 def test_sixteen_bit_colour_tiff(tmp_path):

@@ -40,6 +40,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(f"inr {name}: interrupted.\n")
         return 130
+    except OSError as error:                    # a disk that is full, a network drive that went away
+        if debug:
+            raise
+        sys.stderr.write(f"inr {name}: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.\n")
+        return 1
     except MemoryError as error:
         if debug:
             raise
@@ -54,7 +59,8 @@ def _command(name: str):
         if command.name == name:
             return command
     from ..plugins import host
-    return next((c for c, _ in host().collect("inr_commands") if c.name == name), None)
+    known = any(c.name == name for c, _ in host().collect("inr_commands"))
+    return host().find("inr_commands", "command", name) if known else None
 
 
 def _resolve(run):

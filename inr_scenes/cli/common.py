@@ -5,7 +5,7 @@ import json
 import math
 import sys
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -30,6 +30,9 @@ def parse(parts: Sequence[type], arguments: Sequence[str], *, prog: str, descrip
     import tyro
 
     defaults = defaults or {}
+    if positional:                          # to the front, so that no flag of many values takes one for its own
+        places = words(arguments, parts)
+        arguments = [*(arguments[i] for i in places), *(a for i, a in enumerate(arguments) if i not in places)]
     fields, homes = [], {}
     for cls in parts:
         hints = typing.get_type_hints(cls, include_extras=True)
@@ -52,6 +55,36 @@ def parse(parts: Sequence[type], arguments: Sequence[str], *, prog: str, descrip
     flat.__doc__ = description
     values = tyro.cli(flat, args=list(arguments), prog=f"inr {prog}", description=description)
     return {cls: cls(**{f.name: getattr(values, f.name) for f in dataclasses.fields(cls)}) for cls in parts}
+
+
+def words(arguments: Sequence[str], parts: Iterable[type]) -> list[int]:
+    """Return the places of the arguments that are no flag and no flag's value.
+
+    A flag takes the word behind it, unless it is a switch of one of the dataclasses in `parts`, and all numbers that
+    follow.
+    """
+    switches = {f.name for part in parts for f in dataclasses.fields(part) if f.type in (bool, "bool")}
+    found, waits, numbers = [], False, False
+    for i, argument in enumerate(arguments):
+        if _is_number(argument) and (waits or numbers):
+            waits = False
+        elif argument.startswith("-") and not _is_number(argument):
+            name = argument.lstrip("-").replace("-", "_")
+            waits = numbers = not ("=" in name or name in ("h", "help") or name.removeprefix("no_") in switches)
+        elif waits:
+            waits = False
+        else:
+            found.append(i)
+            numbers = False
+    return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def emit(result: Mapping[str, Any], as_json: bool) -> None:

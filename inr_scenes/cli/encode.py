@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InrError
-from .common import Output, parse
+from .common import Output, parse, words
 from .fit import flags, values, wants_help
 
 
@@ -44,9 +44,9 @@ def run(arguments: list[str]) -> dict[str, Any]:
     """Encode signals with a trained model. The results are ordinary archives: info, eval, export, render take them."""
     from ..archive import header, open
     from ..generalizable import GeneralizableField
-    from ..plugins import find_signal
+    from ..plugins import find_signal, host
 
-    loose = [a for a in arguments if not a.startswith("-")]
+    loose = [arguments[i] for i in words(arguments, (Encode, Output, *(cls.Options for cls in host().signals())))]
     signal_cls = None
     if loose and not wants_help(arguments):
         head = header(loose[0])

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InrError
-from .common import Output, parse
+from ..plugins import find_signal
+from .common import Output, parse, words
+from .fit import section_of
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,11 @@ def run(arguments: list[str]) -> dict[str, Any]:
     from ..api import load
     from ..archive import header, open
     from ..evaluate import evaluate, sheet
-    from ..plugins import find_signal
+    from ..plugins import host
     from .fit import flags
 
     wants_help = not arguments or "-h" in arguments or "--help" in arguments
-    loose = [a for a in arguments if not a.startswith("-")]
+    loose = [arguments[i] for i in words(arguments, (Eval, Output, *(cls.Options for cls in host().signals())))]
     signal_cls = None
     if loose and not wants_help:
         head = header(loose[0])
@@ -46,8 +48,9 @@ def run(arguments: list[str]) -> dict[str, Any]:
     options = chosen[Eval]
     given = flags(arguments)
     field = open(options.archive, device=options.device, model=options.model)
-    load_options = {f.name: getattr(chosen[signal_cls.Options], f.name)
-                    for f in dataclasses.fields(signal_cls.Options) if f.name in given}
+    load_options = fitted_from(head, options.signal) | {
+        f.name: getattr(chosen[signal_cls.Options], f.name)
+        for f in dataclasses.fields(signal_cls.Options) if f.name in given}
     if not Path(options.signal).expanduser().exists():
         raise InrError(f"{options.signal} does not exist.")
     signal = load(options.signal, kind=field.spec.kind, like=field.spec, **load_options)
@@ -56,3 +59,12 @@ def run(arguments: list[str]) -> dict[str, Any]:
     if options.sheet:
         result["output"] = str(sheet(field, signal, options.sheet))
     return result
+
+
+def fitted_from(head: dict[str, Any], path: str) -> dict[str, Any]:
+    """Return how the signal of a fit was loaded, where `path` bears its name: eval then reads it alike."""
+    fit = head.get("fit", {})
+    if Path(str(fit.get("signal"))).name != Path(path).expanduser().name:
+        return {}
+    known = {f.name for f in dataclasses.fields(find_signal(head["spec"]["kind"]).Options)}
+    return section_of({"load": {k: v for k, v in fit.get("load", {}).items() if k in known}}, "load")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .common import Output, parse
+from .common import Output, parse, words
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ def run(arguments: list[str]) -> dict[str, Any]:
     """Write a field to a file: the suffix decides. inr export ARCHIVE OUT --help shows the flags of that suffix."""
     from ..archive import header, open
     from ..export import export_facts
-    from ..plugins import find_exporter
+    from ..plugins import find_exporter, host
 
-    loose = [a for a in arguments if not a.startswith("-")]
+    written = [item.options for item, _ in host().collect("inr_exporters")]
+    loose = [arguments[i] for i in words(arguments, (Export, Output, *written))]
     exporter = None
     if len(loose) > 1:
         exporter = find_exporter(header(loose[0])["spec"]["kind"], Path(loose[1]).suffix)

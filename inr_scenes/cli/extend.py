@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InrError
-from .common import Output, note, parse
+from .common import Output, note, parse, words
 from .fit import flags, values
 from .run import budget
 
@@ -24,7 +24,7 @@ class Extend:
     """Where the new part lies: right left below above; after before (frames, seconds); +x -x +y -y +z -z (shapes)."""
     contains: str = "auto"
     """What SIGNAL holds: new (the new part alone), whole (the old part too), or auto."""
-    start: str = "neighbour"
+    begin: str = "neighbour"
     """How new networks begin: neighbour (a copy of the nearest block's) or fresh."""
 
 
@@ -32,10 +32,11 @@ def run(arguments: list[str]) -> dict[str, Any]:
     """Grow an encoded signal: new local networks are trained on the new part alone, everything old stays as it is."""
     from ..archive import header, locate, open, save
     from ..fit import FitConfig, fit
-    from ..plugins import find_signal
-    from ..regions import new_part, side_of
+    from ..plugins import find_signal, host
+    from ..regions import side_of
 
-    loose = [a for a in arguments if not a.startswith("-")]
+    options = (cls.Options for cls in host().signals())
+    loose = [arguments[i] for i in words(arguments, (Extend, FitConfig, Output, *options))]
     kind = header(loose[0])["spec"]["kind"] if loose else None
     cls = find_signal(kind) if kind else None
     parts = (Extend, FitConfig, Output, *((cls.Options,) if cls else ()))
@@ -44,22 +45,36 @@ def run(arguments: list[str]) -> dict[str, Any]:
     options = first[Extend]
     field = open(options.archive)
     side_of(field.spec, options.side)
-    if options.start not in ("neighbour", "fresh"):
-        raise InrError(f"--start {options.start!r} is not known: neighbour or fresh.")
-    signal = cls.load(Path(options.signal).expanduser(), **values(first[cls.Options]))
-    larger, part, read = new_part(field, signal, options.side, options.contains)
-    if options.contains == "auto":
+    if options.begin not in ("neighbour", "fresh"):
+        raise InrError(f"--begin {options.begin!r} is not known: neighbour or fresh.")
+    larger, part, read = _placed(field, cls, options, values(first[cls.Options]))
+    if options.contains == "auto" and read is not None:
         note(f"{options.signal} is taken to hold the {read} {'part alone' if read == 'new' else 'signal'}; "
              f"--contains says otherwise.")
-    big = field.extend(larger, options.start)
+    big = field.extend(larger, options.begin)
     recipe = type(big).suggest(part, "fast").fit
     config = parse(parts, arguments, prog="extend", description=run.__doc__, positional=positional,
                    defaults=budget(recipe, flags(arguments)))[FitConfig]
     result = fit(big, part, config)
     whole = result.field.baked()
     metrics = {f"{name}_new": value for name, value in part.metrics(whole).items()}
-    path = save(whole, options.output, metrics=metrics, fit={"step": result.steps, "seconds": result.seconds})
+    path = save(whole, options.output, metrics=metrics, fit={"step": result.steps, "seconds": result.seconds},
+                dtype=header(options.archive).get("dtype", "float32"))
     return {"output": str(path), "parameters": whole.parameter_count, "bytes": path.stat().st_size,
             "shape": [*whole.spec.shape, whole.spec.out_features], "steps": result.steps,
             "seconds": round(result.seconds, 3), "metrics": metrics,
             "grew_by": path.stat().st_size / locate(options.archive).stat().st_size}
+
+
+def _placed(field, cls, options: Extend, load: dict[str, Any]):
+    """Load the signal and place it: (the larger spec, the new part, how it was read; None for meshes, which say so)."""
+    from ..geometry import read_mesh
+    from ..regions import around_mesh, new_part
+    from ..signals import voxels
+
+    path = Path(options.signal).expanduser()
+    if field.spec.kind == "shape" and path.suffix.lower() not in voxels.SUFFIXES:
+        larger, box = around_mesh(field.spec, options.side, read_mesh(path).bounds)
+        return larger, cls.load(path, like=larger.cropped(box), **load), None
+    larger, part, read = new_part(field, cls.load(path, **load), options.side, options.contains)
+    return larger, part, read

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InrError, suggestion
-from .common import Output, parse
+from .common import Output, parse, words
 from .run import CONFIG, Run, RunOptions, budget, execute, plain, read_config
 
 
@@ -37,7 +37,7 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     from ..api import signal_class
 
     config = configuration(arguments)
-    field, path = names(arguments, config)
+    field, path, rest = names(arguments, config)
     if field is None:
         return usage("fit", arguments, (Names,), ("field", "signal"), run.__doc__)
     cls = signal_class(path) if path is not None and (Path(path).exists() or not wants_help(arguments)) else None
@@ -47,7 +47,6 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     def load(chosen):
         return cls.load(Path(path).expanduser(), **values(chosen[cls.Options]))
 
-    rest = [a for a in arguments if a not in (field, path)]
     return fit_to(Source("fit", path, (cls.Options,) if cls else (), load, {}), field, rest, config)
 
 
@@ -61,16 +60,19 @@ def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str,
     parts = (RunOptions, FitConfig, cls.Config, *source.options, Output)
     command = f"{source.command} {name}"
     given = flags(arguments)
-    stored = section_of(config, "load") | section_of(config, "problem") | section_of(config, "run")
+    stored = section_of(config, "load") | section_of(config, "run")
     first = parse(parts, arguments, prog=command, description=describe(cls), defaults=stored)
     options = first[RunOptions]
     if options.preset not in cls.presets():
         raise InrError(f"{name} has no preset {options.preset!r}.{suggestion(options.preset, cls.presets())} "
                        f"Known: {', '.join(cls.presets())}.")
     target = Run(options, f"{Path(source.path or source.facts.get('problem', 'signal')).stem}-{name}")
+    if options.resume and not config and (target.folder / CONFIG).is_file():       # the default folder's own settings
+        return fit_to(source, name, arguments, read_config(target.folder))
+    check_config(config, {"run": (RunOptions,), "load": source.options, "model": (cls.Config,), "fit": (FitConfig,)})
     signal = source.load(first)
     recipe = signal.adapt(cls.suggest(signal, options.preset), cls, options.preset)
-    grid = recipe.grid if "grid" not in given and "grid" not in config.get("load", {}) else None
+    grid = None if "grid" in given else config.get("load", {}).get("grid", recipe.grid)
     if grid and hasattr(signal, "regrid"):
         signal.regrid(grid)
     defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **section_of(config, "fit")}
@@ -82,7 +84,7 @@ def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str,
                 **source.facts, "run": {"preset": options.preset, "dtype": options.dtype}, "load": load,
                 "model": plain(chosen[cls.Config]), "fit": plain(fit_config)}
     facts = {"field": name, "signal": str(source.path), "kind": signal.kind, **source.facts}
-    return execute(target, field, signal, fit_config, facts, settings)
+    return execute(target, field, signal, fit_config, facts, settings, command=source.command.split()[0])
 
 
 def usage(command: str, arguments: list[str], what: tuple[type, ...], positional: Sequence[str], text: str | None):
@@ -106,36 +108,35 @@ def values(settings) -> dict[str, Any]:
     return {f.name: getattr(settings, f.name) for f in dataclasses.fields(settings)}
 
 
-def names(arguments: Sequence[str], config: Mapping[str, Any],
-          known: Sequence[type] | None = None) -> tuple[str | None, str | None]:
-    """Find FIELD and SIGNAL among flags in any order: the installed field's name, and the word after it.
+def names(arguments: Sequence[str], config: Mapping[str, Any], known: Sequence[type] | None = None,
+          more: Sequence[type] = ()) -> tuple[str | None, str | None, list[str]]:
+    """Find FIELD and SIGNAL among flags in any order; return them and what is left of the arguments.
 
-    A signal that stands elsewhere is the word that exists as a file and is no flag's value. `config` fills in. known:
-    the field classes to choose from; default: those that fit one signal.
+    The field is the first installed field's name that is no flag's value, the signal the first other such word.
+    `config` fills in. known: the field classes to choose from; default: those that fit one signal. more: dataclasses
+    of further flags.
     """
+    from ..fit import FitConfig
     from ..plugins import host
 
-    fields = [cls.name for cls in (host().fields() if known is None else known)]
-    field = next((a for a in arguments if a in fields), None)
+    classes = host().fields() if known is None else known
+    fields = [cls.name for cls in classes]
+    options = {RunOptions, FitConfig, Output, *(cls.Config for cls in (*host().fields(), *host().models())),
+               *(cls.Options for cls in host().signals()), *more}
+    places = words(arguments, options)
+    at = next((i for i in places if arguments[i] in fields), None)
+    field = None if at is None else arguments[at]
     if field is None:
-        word = next((a for a in arguments if not a.startswith("-")), None)
+        word = next((arguments[i] for i in places), None)
         if known is None and word in [cls.name for cls in host().models()]:
             raise InrError(f"{word} learns from many signals: inr train {word} FOLDER, then inr encode.")
         if word is not None and "field" not in config:
             raise InrError(f"There is no field {word!r}.{suggestion(word, fields)} "
                            f"Installed: {', '.join(sorted(fields))}.{_broken()}")
         field = config.get("field")
-    at = arguments.index(field) if field in arguments else -1
-    path = None
-    if 0 <= at < len(arguments) - 1 and not arguments[at + 1].startswith("-"):
-        path = arguments[at + 1]
-    if path is None:
-        loose = [b for a, b in zip(["", *arguments], arguments)
-                 if not b.startswith("-") and b != field and not a.startswith("-")]
-        path = loose[0] if loose else next((b for a, b in zip(["", *arguments], arguments) if not b.startswith("-")
-                                            and b != field and a not in ("-o", "--output", "--config")
-                                            and Path(b).expanduser().exists()), None)
-    return field, path or config.get("signal")
+    signal = next((i for i in places if i != at), None)
+    rest = [a for i, a in enumerate(arguments) if i not in (at, signal)]
+    return field, config.get("signal") if signal is None else arguments[signal], rest
 
 
 def flags(arguments: Sequence[str]) -> set[str]:
@@ -170,6 +171,21 @@ def configuration(arguments: Sequence[str]) -> dict[str, Any]:
         if not path.is_file():
             return {}
     return read_config(path) if path is not None else {}
+
+
+def check_config(config: Mapping[str, Any], sections: Mapping[str, Sequence[type]]) -> None:
+    """Raise InrError for a section or a name that a file of settings should not hold."""
+    for section, entries in config.items():
+        if not isinstance(entries, Mapping):
+            continue
+        if section not in sections:
+            raise InrError(f"The settings have a section [{section}].{suggestion(section, sections)} "
+                           f"Known: {', '.join(sections)}.")
+        known = {f.name for part in sections[section] for f in dataclasses.fields(part)} | {"grid"}
+        for name in entries:
+            if name not in known:
+                raise InrError(f"The settings have {name!r} in [{section}], which is no option."
+                               f"{suggestion(name, known)}")
 
 
 def section_of(config: Mapping[str, Any], section: str) -> dict[str, Any]:

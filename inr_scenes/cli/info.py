@@ -22,13 +22,9 @@ def run(arguments: list[str]) -> dict[str, Any]:
     options = parse((Info, Output), arguments, prog="info", description=run.__doc__, positional=("archive",))[Info]
     head = header(options.archive)
     spec = head["spec"]
-    if spec["axes"]:
-        shape = [axis["count"] for axis in spec["axes"]] + [spec["out_features"]]
-        values = math.prod(shape)
-    else:
-        views = head["tensors"].get("cameras.poses", (0,))[0]
-        shape = [views, *spec["meta"].get("view_shape", []), spec["out_features"]]
-        values = math.prod(shape) if len(shape) > 2 else None
+    grid = [axis["count"] for axis in spec["axes"]]
+    shape = [*(grid or head.get("views", [])), spec["out_features"]]
+    values = (math.prod(grid) if grid else head.get("samples", 0)) * spec["out_features"]
     return {
         "field": head["field"], "kind": spec["kind"], "shape": shape, "parameters": head["parameters"],
         "bytes": head["bytes"], "bits_per_value": 8 * head["bytes"] / values if values else None,

@@ -2,6 +2,8 @@
 
 import contextlib
 import functools
+import io
+import itertools
 import os
 import shutil
 import signal as signals
@@ -12,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..archive import ARCHIVE_NAME
-from ..errors import InrError
+from ..errors import InrError, need
 from ..files import atomic
 from .common import note
 
@@ -48,7 +50,7 @@ class Run:
 
     def __init__(self, options: RunOptions, default: str):
         self.folder = Path(options.output or Path("runs") / default).expanduser()
-        self.options = options
+        self.options, self.warned = options, False
         if self.folder.suffix == ".safetensors":
             raise InrError(f"-o names a folder, as {self.folder.with_suffix('')}; the archive is written into it.")
         if self.folder.exists() and not self.folder.is_dir():
@@ -101,8 +103,19 @@ class Run:
         """Write the state to resume from."""
         import torch
 
+        packed = io.BytesIO()               # torch's own writer does not say that a disk is full
+        torch.save(state, packed)
         with atomic(self.folder / STATE) as temporary:
-            torch.save(state, temporary)
+            temporary.write_bytes(packed.getbuffer())
+
+    def try_to_save(self, state: dict[str, Any]) -> None:
+        """Write the state; a full disk is told once, and the fit goes on: it may outlast it."""
+        try:
+            self.save_state(state)
+        except InrError as error:
+            if not self.warned:
+                note(f"{error} The fit goes on.")
+            self.warned = True
 
 
 def read_config(path) -> dict[str, Any]:
@@ -131,10 +144,13 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
     if loop is None:
         check(config)
         loop = functools.partial(steps, field, signal, config)
+    if run.options.track == "tensorboard":
+        need("tensorboard", extra="tensorboard", why="for --track tensorboard")
     state = run.state()
-    run.begin(settings)
     looped = loop(resume=state)
-    looped = track.log(looped, run.folder / METRICS)
+    first = list(itertools.islice(looped, 1))       # whatever refuses to start does so before anything is written
+    run.begin(settings)
+    looped = track.log(itertools.chain(first, looped), run.folder / METRICS)
     if run.options.track == "tensorboard":
         looped = track.tensorboard(looped, run.folder / "tensorboard", lambda: signal.pictures(field))
     last, diverged, best = None, None, {}
@@ -148,20 +164,22 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
                 if main is not None and (not best or reaches(signal.main_metric, main, best[signal.main_metric])):
                     best = {signal.main_metric: main, "step": last.step}
                 if last.seconds - saved >= run.options.save_every or stopped:
-                    run.save_state(last.state())
                     saved = last.seconds
+                    run.try_to_save(last.state())
                 if stopped:
                     break
         except Diverged as error:
             diverged = error
         if last is not None and not stopped and not diverged:
-            run.save_state(last.state())
+            run.try_to_save(last.state())
     for line in field.notes():
         note(line)
-    round_weights(field, run.options.dtype)
-    field.eval()
-    metrics = {} if stopped else signal.metrics(field)
-    save(field, run.archive, metrics=metrics, fit={**done, **facts}, dtype=run.options.dtype)
+    with last.averaged() if stopped else contextlib.nullcontext():
+        round_weights(field, run.options.dtype)
+        field.eval()
+        metrics = {} if stopped else signal.metrics(field)
+        save(field, run.archive, metrics=metrics, fit={**done, **facts, "load": settings["load"]},
+             dtype=run.options.dtype)
     if stopped:
         raise Interrupted(f"stopped at step {done['step']} and saved. "
                           f"Go on with: inr {command} --resume -o {run.folder}", stopped[0])

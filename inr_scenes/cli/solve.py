@@ -45,14 +45,14 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     rest = list(arguments)
     if name in rest:
         rest.remove(name)
-    field, path = names(rest, config)
+    field, path, rest = names(rest, config, more=(Measured, *(cls.Options for cls in problems.values())))
     if field is None:
         return usage("solve", arguments, (What,), ("problem", "field", "signal"), run.__doc__)
     if not problem.kinds:
         path = None
     elif path is None and not wants_help(arguments):
         raise InrError(f"name a signal: inr solve {name} {field} SIGNAL.")
-    measured = "--measured" in rest
+    measured = "--measured" in rest or config.get("load", {}).get("measured", False)
     simulated = problem.kinds and path is not None and not measured and (Path(path).exists() or not wants_help(rest))
     signal = signal_class(path) if simulated else None
 
@@ -64,5 +64,4 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
         return problem.wrap(clean, **options)
 
     options = (Measured, problem.Options, *((signal.Options,) if signal else ()))
-    rest = [a for a in rest if a not in (field, path)]
     return fit_to(Source(f"solve {name}", path, options, load, {"problem": name}), field, rest, config)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InrError, suggestion
 from .common import Output, note, parse
-from .fit import Names, configuration, describe, flags, names, section_of, values, wants_help
+from .fit import Names, check_config, configuration, describe, flags, names, section_of, values, wants_help
 from .run import Run, RunOptions, budget, execute, plain
 
 
@@ -41,7 +41,7 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     from ..train import TrainConfig
 
     config = configuration(arguments)
-    name, folder = names(arguments, config, host().models())
+    name, folder, rest = names(arguments, config, host().models(), (SetOptions, TrainConfig))
     if name is None:
         if wants_help(arguments):
             parse((Names, RunOptions, SetOptions, TrainConfig, Output), arguments, prog="train",
@@ -50,7 +50,6 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     cls = find_model(name)
     if folder is None and not wants_help(arguments):
         raise InrError(f"name a folder of signals: inr train {name} FOLDER.")
-    rest = [a for a in arguments if a not in (name, folder)]
     stored = section_of(config, "load") | section_of(config, "run") | section_of(config, "set")
     kind = _value(rest, "--kind") or stored.get("kind")
     signal_cls = members(folder, kind)[0] if folder is not None and Path(folder).expanduser().is_dir() else None
@@ -63,6 +62,8 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     if options.preset not in cls.presets():
         raise InrError(f"{name} has no preset {options.preset!r}.{suggestion(options.preset, cls.presets())} "
                        f"Known: {', '.join(cls.presets())}.")
+    check_config(config, {"run": (RunOptions,), "set": (SetOptions,), "load": (signal_cls.Options,),
+                          "model": (cls.Config,), "fit": (TrainConfig,)})
     target = Run(options, f"{Path(folder).expanduser().resolve().name}-{name}")
     found = _open(folder, first[SetOptions], values(first[signal_cls.Options]))
     recipe = cls.suggest(found[0], options.preset)

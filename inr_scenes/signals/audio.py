@@ -56,10 +56,7 @@ class AudioSignal(GridSignal):
             samples = samples.mean(1, keepdims=True)
         signal = cls.from_array(samples, rate, grid=grid, name=path.stem)
         if like is not None:
-            if signal.spec.shape != like.shape or signal.spec.out_features != like.out_features:
-                raise InrError(f"{path} has {len(samples)} samples of {samples.shape[1]} channels; "
-                               f"the archive holds {like.shape[0]} of {like.out_features}.")
-            signal.spec = like
+            signal = signal.beside(like, path)
         return signal
 
     @classmethod

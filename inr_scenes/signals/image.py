@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import InrError
+from ..errors import InrError, need
 from ..field import decode_all
 from ..files import readable
 from ..metrics import psnr, ssim
@@ -40,8 +40,7 @@ class ImageSignal(GridSignal):
         array, bits = read_image(path, mode, size)
         signal = cls.from_array(array, bits=bits, grid=grid, name=path.stem)
         if like is not None:
-            _same_shape(signal.spec, like, path)
-            signal.spec = like.replace(meta={**like.meta, "bits": bits})
+            signal = signal.beside(like.replace(meta={**like.meta, "bits": bits}), path)
         return signal
 
     @classmethod
@@ -83,8 +82,8 @@ def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, i
         raise InrError(f"--mode {mode!r} is not known: auto, grey, rgb or rgba.")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise InrError(f"--size {size} needs a height and a width of at least 1.")
-    if path.suffix.lower() in (".tif", ".tiff") and (deep := _deep_tiff(path)) is not None and size is None:
-        return deep, 16
+    if (deep := _deep(path)) is not None:
+        return _shaped(deep, mode, size), 16
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -102,13 +101,7 @@ def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, i
     deep = image.mode.startswith("I") or image.mode == "F"      # Pillow keeps 16-bit images as one grey channel
     if deep:
         array = np.asarray(image, dtype=np.float32)
-        array = array if image.mode == "F" else array / 65535.0
-        image = Image.fromarray(array)
-        if size is not None:
-            image = image.resize((size[1], size[0]), Image.Resampling.LANCZOS)
-        array = np.clip(np.asarray(image)[..., None], 0, 1) if mode != "rgb" else np.repeat(
-            np.clip(np.asarray(image)[..., None], 0, 1), 3, -1)
-        return array, 16
+        return _shaped((array if image.mode == "F" else array / 65535)[..., None], mode, size), 16
     if mode != "auto":
         image = image.convert(modes[mode])
     elif image.mode not in ("L", "RGB", "RGBA"):
@@ -120,8 +113,49 @@ def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, i
     return (array[..., None] if array.ndim == 2 else array), 8
 
 
+def _shaped(array: np.ndarray, mode: str, size) -> np.ndarray:
+    """Bring a deep image (h, w, c), which Pillow knows no mode for, to the channels and the size asked for."""
+    from PIL import Image
+
+    channels = {"auto": array.shape[2], "grey": 1, "rgb": 3, "rgba": 4}[mode]
+    if channels == 1 and array.shape[2] > 1:
+        array = array[..., :3] @ np.array([[0.299], [0.587], [0.114]], np.float32)      # as Pillow's "L"
+    elif channels > array.shape[2]:
+        opaque = np.ones_like(array[..., :1])
+        array = np.concatenate([array if array.shape[2] == 3 else np.repeat(array, 3, -1), opaque], -1)
+    array = array[..., :channels]
+    if size is not None:
+        parts = [Image.fromarray(np.ascontiguousarray(array[..., i])).resize((size[1], size[0]),
+                                                                             Image.Resampling.LANCZOS)
+                 for i in range(channels)]
+        array = np.stack([np.asarray(part) for part in parts], -1)
+    return np.clip(array, 0, 1)
+
+
+def _deep(path: Path) -> np.ndarray | None:
+    """Read an image of 16 bits and several channels, which Pillow would cut to 8, as (h, w, c) in [0, 1]; None for
+    any other."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return _deep_tiff(path)
+    with path.open("rb") as file:
+        head = file.read(26)
+    if head[:8] != b"\x89PNG\r\n\x1a\n" or head[24:] not in (b"\x10\x02", b"\x10\x06"):     # depth 16, RGB or RGBA
+        return None
+    width, height = (int.from_bytes(head[i:i + 4], "big") for i in (16, 20))
+    if width * height > LARGEST:
+        return None                     # Pillow says what is wrong
+    av = need("av", extra="video", why="for colour images of 16 bits")
+    try:
+        with av.open(str(path), format="png_pipe") as file:
+            frame = next(file.decode(video=0))
+            layout = "rgb48le" if head[25] == 2 else "rgba64le"
+            return frame.reformat(format=layout).to_ndarray().astype(np.float32) / 65535
+    except (av.FFmpegError, StopIteration):
+        return None
+
+
 def _deep_tiff(path: Path) -> np.ndarray | None:
-    """Read a TIFF of 16 bits per channel, which Pillow would cut to 8, as (h, w, c) in [0, 1]; None for any other."""
+    """Read a TIFF of 16 bits and several channels as (h, w, c) in [0, 1]; None for any other."""
     import tifffile
 
     try:
@@ -132,9 +166,3 @@ def _deep_tiff(path: Path) -> np.ndarray | None:
             return page.asarray().astype(np.float32) / 65535
     except Exception:                   # not for tifffile: Pillow tries next and says what is wrong
         return None
-
-
-def _same_shape(spec: Spec, like: Spec, path: Path) -> None:
-    if spec.shape != like.shape or spec.out_features != like.out_features:
-        raise InrError(f"{path} is {spec.shape} with {spec.out_features} channels; "
-                       f"the archive holds {like.shape} with {like.out_features}.")

@@ -59,11 +59,10 @@ class ShapeSignal(GridSignal):
     def __init__(self, spec: Spec, data: Tensor, gain: float = 1.0, name: str = "shape", mesh=None):
         super().__init__(spec, data, gain, name)
         self.mesh = mesh
-        inside = self.inside()
-        if not 0 < int(inside.sum()) < spec.size:
+        self._find_surface()
+        if self.focus is None:
             raise InrError(f"{name} has no surface on its grid of {'×'.join(map(str, spec.shape))} voxels: "
-                           f"all of it is {'inside' if inside.any() else 'outside'}.")
-        self.focus = _near_surface(inside.reshape(spec.shape))
+                           f"all of it is {'inside' if self.inside().any() else 'outside'}.")
 
     @classmethod
     def load(cls, path, *, like: Spec | None = None, resolution: int = 128, quantity: str = "auto",
@@ -77,7 +76,10 @@ class ShapeSignal(GridSignal):
                                  blend=blend, repair=repair, grid=grid, name=path.stem)
         values, spec = read_grid(path)
         if like is not None and values.shape != like.shape:
-            raise InrError(f"{path} has {values.shape} voxels (z, y, x); the archive holds {like.shape}.")
+            where = like.part_of(grid_spec(values.shape, like.meta.get("grid", "centers")))
+            if where is None:
+                raise InrError(f"{path} has {values.shape} voxels (z, y, x); the archive holds {like.shape}.")
+            values = values[where]
         holds, target = quantity, like or spec
         if spec is not None:
             holds = spec.meta["quantity"]
@@ -114,9 +116,7 @@ class ShapeSignal(GridSignal):
             raise InrError(f"{name} holds values down to {array.min():.3g}: add --quantity sdf if they are signed "
                            f"distances, negative inside, or --quantity occupancy.")
         if like is None:
-            longest = max(array.shape)
-            axes = tuple(Axis.regular(n, grid, 1.0 if grid == "ends" else n / longest) for n in array.shape)
-            like = Spec("shape", axes, 3, 1, UNIT_RANGE, frame, {"quantity": "occupancy", "level": 0.5, "grid": grid})
+            like = grid_spec(array.shape, grid, frame)
             if quantity == "sdf":
                 limit = float(np.abs(array).max())
                 limit = limit if truncation is None else min(limit, truncation * (frame.scale if frame else 1.0))
@@ -159,6 +159,18 @@ class ShapeSignal(GridSignal):
         values = torch.from_numpy(voxelize(mesh, like))[:, None]
         return cls(like, values, 1.0 if values.is_floating_point() else 1 / 255, name, mesh)
 
+    def _find_surface(self) -> None:
+        """Set the focus: the voxels near the surface, None where there is no surface."""
+        inside = self.inside()
+        both = 0 < int(inside.sum()) < self.spec.size
+        self.focus = _near_surface(inside.reshape(self.spec.shape)) if both else None
+
+    def part(self, spec: Spec, where: tuple[slice, ...]) -> "ShapeSignal":
+        """Return the voxels at slices of the axes, surface or not."""
+        found = super().part(spec, where)
+        found._find_surface()
+        return found
+
     def regrid(self, grid: str) -> "ShapeSignal":
         """Put the samples at cell "centers" or at both "ends"; the frame follows, so no voxel moves in the world."""
         old = self.spec
@@ -191,7 +203,7 @@ class ShapeSignal(GridSignal):
         else:
             index, weight = self._strata(16 * FINE)
             truth = self.stored(index.to(self.device))[:, 0].cpu()
-            values = field.evaluate(self.spec.coords(index))[:, 0]
+            values = field.stored_at(self.spec.coords(index))[:, 0]
             result |= {"iou": _weighted_iou(self._solid(truth), self._solid(values), weight), "iou_samples": len(index)}
             error = float(((values - truth).abs() * weight).sum() / weight.sum())
         if sdf:
@@ -205,7 +217,7 @@ class ShapeSignal(GridSignal):
         """Estimate the IoU from at most `samples` voxels, half of them near the surface, the same at every call."""
         index, weight = self._strata(samples)
         truth = self._solid(self.stored(index.to(self.device))[:, 0]).cpu()
-        return {"iou": _weighted_iou(truth, self._solid(field.evaluate(self.spec.coords(index))[:, 0]), weight)}
+        return {"iou": _weighted_iou(truth, self._solid(field.stored_at(self.spec.coords(index))[:, 0]), weight)}
 
     def pictures(self, field) -> list[tuple[np.ndarray, np.ndarray]]:
         """Two shaded views of the shape and of the field's surface on the same grid (at most 128 voxels a side)."""
@@ -242,6 +254,9 @@ class ShapeSignal(GridSignal):
         if len(self) <= samples:
             return torch.arange(len(self)), torch.ones(len(self))
         generator = torch.Generator().manual_seed(0)
+        if self.focus is None:
+            index = torch.randint(len(self), (samples,), generator=generator)
+            return index, torch.full((samples,), len(self) / samples)
         focus = self.focus.cpu()
         near = focus[torch.randint(len(focus), (samples // 2,), generator=generator)]
         far = torch.randint(len(self), (samples // 2,), generator=generator)
@@ -257,7 +272,7 @@ class ShapeSignal(GridSignal):
         side = (part[:, None] >> torch.arange(3)) & 1
         coords = self.spec.coords(index) + (side - 0.5) * torch.tensor([axis.step / 2 for axis in self.spec.axes])
         truth = geometry.occupancy(self.mesh, self.spec.to_world(coords).numpy())
-        return _weighted_iou(torch.from_numpy(truth), self._solid(field.evaluate(coords)[:, 0]), weight)
+        return _weighted_iou(torch.from_numpy(truth), self._solid(field.stored_at(coords)[:, 0]), weight)
 
 
 def _check(quantity: str, truncation: float | None) -> None:
@@ -290,6 +305,12 @@ def _near_surface(inside: Tensor) -> Tensor:
         grown[high] |= near[low]
         near = grown
     return torch.from_numpy(np.flatnonzero(near))
+
+
+def grid_spec(shape: tuple[int, ...], grid: str = "centers", frame: Frame | None = None) -> Spec:
+    """Return the spec of an occupancy grid (z, y, x) of cubes, whose longest side spans [-1, 1]."""
+    axes = tuple(Axis.regular(n, grid, 1.0 if grid == "ends" else n / max(shape)) for n in shape)
+    return Spec("shape", axes, 3, 1, UNIT_RANGE, frame, {"quantity": "occupancy", "level": 0.5, "grid": grid})
 
 
 def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

@@ -43,14 +43,14 @@ class VideoSignal(GridSignal):
         if first_frame < 0 or every < 1 or (frames is not None and frames < 1):
             raise InrError("--first-frame must be 0 or more, --frames and --every at least 1.")
         if like is not None and size is None:
-            size = like.shape[1:]
+            size = tuple(max(axis.original, axis.stop) if axis.first >= 0 else axis.count for axis in like.axes[1:])
         array, fps = read_video(path, first_frame, frames, every, size)
         signal = cls.from_array(array, fps, grid=grid, name=path.stem)
         if like is not None:
-            if signal.spec.shape != like.shape:
+            if like.part_of(signal.spec) is None:
                 raise InrError(f"{path} gives {signal.spec.shape} (frames, height, width); the archive holds "
                                f"{like.shape}. Choose --first-frame, --frames and --size as in the fit.")
-            signal.spec = like
+            signal = signal.beside(like, path)
         return signal
 
     @classmethod

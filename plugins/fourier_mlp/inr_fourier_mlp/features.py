@@ -65,9 +65,12 @@ def default_scale(waves: int) -> float:
     return 0.25 * waves / math.sqrt(2 * math.pi)
 
 
-def default_envelope(waves: int) -> float:
-    """Return the image study's width of the Gabor envelopes, 0.1·√(waves/256) on [0, 1], for [-1, 1]."""
-    return 0.2 * math.sqrt(waves / 256)
+def default_envelope(in_features: int) -> float:
+    """Return the width of the Gabor envelopes in the image study's code, 0.1·√(256/in) on [0, 1], for [-1, 1].
+
+    That is wide: an image's atoms reach all over it. The study's text has 0.1·√(waves/256), which costs much quality.
+    """
+    return 0.2 * math.sqrt(256 / in_features)
 
 
 def exact(coords: Tensor) -> Tensor:

@@ -135,7 +135,7 @@ def _encoding(config: FourierMLP.Config, in_features: int) -> nn.Module:
         return nn.Identity()
     waves = config.encoding_features // 2
     scale = default_scale(waves) if config.frequency_scale is None else config.frequency_scale
-    envelope = default_envelope(waves) if config.envelope is None else config.envelope
+    envelope = default_envelope(in_features) if config.envelope is None else config.envelope
     for flag, value in (("frequency-scale", scale), ("envelope", envelope)):
         numbers = value if isinstance(value, tuple) else (value,)
         if len(numbers) not in (1, in_features) or not all(number > 0 for number in numbers):

@@ -94,7 +94,7 @@ def test_gabor_features_are_exact_in_float32_far_from_the_centres():
 
 def test_default_scales_are_the_study_s_halved_for_coordinates_twice_as_long():
     assert 2 * default_scale(32) == pytest.approx(0.5 * 32 / math.sqrt(2 * math.pi))
-    assert default_envelope(128) / 2 == pytest.approx(0.1 * math.sqrt(128 / 256))
+    assert default_envelope(2) / 2 == pytest.approx(0.1 * math.sqrt(256 / 2))
     field = build(FourierMLP, spec(), {"encoding_features": 4096, "frequency_scale": None, "octaves": 0.0}, seed=0)
     assert float(field.encoding.frequencies.std()) == pytest.approx(default_scale(2048), rel=0.05)
 

@@ -31,6 +31,7 @@ def encoder(signal: Signal) -> tuple[nn.Module, Tensor]:
     index = torch.arange(len(signal), device=signal.device)
     index = index[:: max(1, len(signal) // LISTED)]
     values = signal.sample(index, torch.Generator(signal.device).manual_seed(0))[1]
+    values = values[0] if isinstance(values, tuple) else values        # oriented points: their normals
     return ListEncoder(), _three_channels(values.flatten(1).mT[None])
 
 
