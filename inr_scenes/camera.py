@@ -164,11 +164,11 @@ def spiral(cameras: Cameras, target: Tensor, frames: int = 120, rounds: float = 
     return _like(cameras, poses)
 
 
-def read_path(path: Path, to_scene: Tensor | None = None) -> tuple[Cameras, float]:
+def read_path(path: Path, transforms: Path | None = None) -> tuple[Cameras, float]:
     """Read a nerfstudio camera-path JSON; return its cameras and the frames per second.
 
-    to_scene: (3, 4) or (4, 4) transform applied to the poses, for data whose frame differs from the file's.
-    Raises InrError when the file is not such a path.
+    transforms: the dataparser_transforms.json of the training the path was made in, which turned, moved and scaled the
+    data's frame; the cameras are brought back into that. Raises InrError when a file is not what it should be.
     """
     try:
         data = json.loads(Path(path).read_text())
@@ -182,15 +182,30 @@ def read_path(path: Path, to_scene: Tensor | None = None) -> tuple[Cameras, floa
         raise InrError(f"{path} is not a nerfstudio camera path ({error!r}); its viewer writes one.") from None
     if not len(poses):
         raise InrError(f"{path} holds no camera.")
-    if to_scene is not None:
-        full = torch.eye(4)
-        full[: len(to_scene)] = to_scene
-        poses = full @ poses
+    if transforms is not None:
+        poses = _undone(poses, Path(transforms))
     focal = (height / 2 / torch.tan(torch.deg2rad(fov) / 2))[:, None].expand(-1, 2)
     centre = torch.tensor([width / 2, height / 2]).expand(len(poses), 2)
     size = torch.tensor([[height, width]]).expand(len(poses), 2)
     fps = len(frames) / float(data.get("seconds") or len(frames) / 24)
     return Cameras(poses[:, :3], focal, centre, size), fps
+
+
+def _undone(poses: Tensor, path: Path) -> Tensor:
+    """Return poses (n, 4, 4) as they were before nerfstudio's dataparser applied the transform and scale of a file."""
+    try:
+        data = json.loads(path.read_text())
+        transform = torch.tensor(data["transform"], dtype=torch.float64).reshape(3, 4)
+        scale = float(data["scale"])
+        back = torch.linalg.inv(transform[:, :3])
+    except FileNotFoundError:
+        raise InrError(f"{path} does not exist.") from None
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise InrError(f"{path} is no dataparser_transforms.json of nerfstudio ({error!r}).") from None
+    found = poses.double()
+    found[:, :3, 3] = (found[:, :3, 3] / scale - transform[:, 3]) @ back.T
+    found[:, :3, :3] = back @ found[:, :3, :3]
+    return found.to(poses)
 
 
 def _ring(cameras: Cameras, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -258,17 +258,27 @@ class _Scene:
     """A mesh in open3d's ray caster, moved into the unit cube: its float32 would lose a mesh far from the origin."""
 
     def __init__(self, mesh: "Trimesh"):
-        core = open3d().core
         low, high = mesh.bounds
         self.centre, self.size = (low + high) / 2, float((high - low).max())
-        self.caster = open3d().t.geometry.RaycastingScene()
         vertices = self.local(mesh.vertices)
-        self.caster.add_triangles(core.Tensor(vertices), core.Tensor(mesh.faces.astype(np.uint32)))
+        self._build(vertices, mesh.faces)
         # trimesh's own normals are zero where triangles are small in the mesh's units
         a, b, c = (vertices[corner].astype(np.float64) for corner in mesh.faces.T)
         across = np.cross(b - a, c - a)
         self.areas = np.linalg.norm(across, axis=1) / 2
         self.normals = across / np.maximum(2 * self.areas, 1e-30)[:, None]
+
+    def _build(self, vertices: np.ndarray, faces: np.ndarray) -> None:
+        core = open3d().core
+        self.caster = open3d().t.geometry.RaycastingScene()
+        self.caster.add_triangles(core.Tensor(vertices), core.Tensor(faces.astype(np.uint32)))
+
+    def first_hits(self, origins, directions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return which rays (n,) meet the surface, and for these the face and its corners' weights (k, 3) there."""
+        hit = self.caster.cast_rays(self.rays(origins, directions))
+        found = np.isfinite(hit["t_hit"].numpy())
+        uv = hit["primitive_uvs"].numpy()[found]
+        return found, hit["primitive_ids"].numpy()[found], np.stack([1 - uv.sum(1), uv[:, 0], uv[:, 1]], 1)
 
     def local(self, points) -> np.ndarray:
         """Map points to the caster's coordinates, float32."""
@@ -280,9 +290,35 @@ class _Scene:
         return np.concatenate([origins, np.broadcast_to(directions, origins.shape)], 1).astype(np.float32)
 
 
+class _EmbreeScene(_Scene):
+    """The same in trimesh's caster, where open3d does not import: it shows views, and knows no distances."""
+
+    def _build(self, vertices: np.ndarray, faces: np.ndarray) -> None:
+        import trimesh
+        self.mesh = trimesh.Trimesh(vertices, faces, process=False)
+
+    @property
+    def caster(self):
+        """Nothing: raises InrError with the way to mend open3d."""
+        return open3d()
+
+    def first_hits(self, origins, directions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return the same as `_Scene.first_hits`."""
+        import trimesh
+
+        rays = self.rays(origins, directions)
+        faces, hit, places = self.mesh.ray.intersects_id(rays[:, :3], rays[:, 3:], multiple_hits=False,
+                                                         return_locations=True)
+        found = np.zeros(len(rays), bool)
+        found[hit] = True
+        order = np.argsort(hit)
+        weights = trimesh.triangles.points_to_barycentric(self.mesh.triangles[faces], places)
+        return found, faces[order], weights[order].astype(np.float32)
+
+
 @functools.lru_cache(maxsize=4)     # a mesh is looked up by its contents' hash, so a changed mesh is built anew
 def _scene(mesh: "Trimesh") -> _Scene:
-    return _Scene(mesh)
+    return _Scene(mesh) if measures_distance() else _EmbreeScene(mesh)
 
 
 def _chunks(points) -> Iterator[np.ndarray]:
@@ -399,10 +435,8 @@ def _corner_colours(mesh: "Trimesh") -> np.ndarray:
 
 def _shade(scene: _Scene, colours, normals, origins, directions, axes, shading: str) -> np.ndarray:
     """Colours (n, 4), premultiplied by alpha, of what rays meet. axes: the camera's right, up and backward."""
-    hit = scene.caster.cast_rays(scene.rays(origins, directions))
-    found = np.isfinite(hit["t_hit"].numpy())
-    face, uv = hit["primitive_ids"].numpy()[found], hit["primitive_uvs"].numpy()[found]
-    weights = np.stack([1 - uv.sum(1), uv[:, 0], uv[:, 1]], 1)[:, :, None]
+    found, face, weights = scene.first_hits(origins, directions)
+    weights = weights[:, :, None]
     normal = (normals[face] * weights).sum(1)
     normal /= np.linalg.norm(normal, axis=1, keepdims=True) + 1e-12
     normal = np.where((normal * directions[found]).sum(1, keepdims=True) > 0, -normal, normal)

@@ -146,6 +146,16 @@ def test_camera_path_of_nerfstudio(tmp_path):
     assert cameras.poses[0].allclose(pose)
     assert cameras.focal[0].tolist() == pytest.approx([10.0, 10.0], rel=1e-6)       # 90° over 20 rows
     assert cameras.size[0].tolist() == [20, 40]
+    turn = look_at(torch.tensor([[1.0, 2.0, 3.0]]), torch.zeros(3), UP)[0]         # any rotation and translation
+    (tmp_path / "t.json").write_text(json.dumps({"transform": turn.tolist(), "scale": 0.25}))
+    moved = torch.cat([turn[:, :3] @ pose[:, :3], 0.25 * (turn[:, :3] @ pose[:, 3:] + turn[:, 3:])], 1)
+    matrix = [*moved.flatten().tolist(), 0.0, 0.0, 0.0, 1.0]
+    file.write_text(json.dumps({"render_height": 20, "render_width": 40, "camera_path": [
+        {"camera_to_world": matrix, "fov": 90.0}]}))
+    assert read_path(file, tmp_path / "t.json")[0].poses[0].allclose(pose, atol=1e-5)
+    (tmp_path / "t.json").write_text('{"scale": 1}')
+    with pytest.raises(InrError, match="no dataparser_transforms"):
+        read_path(file, tmp_path / "t.json")
     file.write_text('{"camera_path": []}')
     with pytest.raises(InrError, match="not a nerfstudio camera path"):
         read_path(file)

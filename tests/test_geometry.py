@@ -201,6 +201,7 @@ def test_answers_follow_a_mesh_that_changes():
 def test_without_open3d_trimesh_says_what_is_inside(monkeypatch):
     points = cube_points(500)
     expected = geometry.occupancy(ball(), points)
+    shown = next(geometry.cast_views(ball(), camera()))
 
     def missing():
         raise InrError("open3d does not import (no libusb). Try: pip install open3d libusb-package")
@@ -210,8 +211,10 @@ def test_without_open3d_trimesh_says_what_is_inside(monkeypatch):
     assert not geometry.measures_distance()
     with pytest.warns(UserWarning, match="open3d does not import"):
         assert (geometry.occupancy(ball(), points) == expected).mean() > 0.999
+    assert (next(geometry.cast_views(ball(), camera())) - shown).abs().mean() < 1e-3
     with pytest.raises(InrError, match="pip install open3d"):
         geometry.signed_distance(ball(), points)
+    geometry._scene.cache_clear()
 
 
 # --- level sets, specks, comparison

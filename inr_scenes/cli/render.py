@@ -19,6 +19,8 @@ class Render:
     """.mp4, .gif, or a folder for frames."""
     path: str = "orbit"
     """orbit, spiral, the cameras of the train or test views, or a camera-path JSON of nerfstudio's viewer."""
+    transforms: str | None = None
+    """Camera paths: the dataparser_transforms.json of the nerfstudio training they were made in."""
     frames: int = 120
     """Frames of an orbit or a spiral."""
     size: tuple[int, int] | None = None
@@ -62,7 +64,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
     elif options.path == "test":
         cameras = held_out(spec)
     elif options.path.endswith(".json"):
-        cameras, path_fps = read_path(Path(options.path))
+        transforms = None if options.transforms is None else Path(options.transforms).expanduser()
+        cameras, path_fps = read_path(Path(options.path).expanduser(), transforms)
         fps = fps or path_fps
     else:
         raise InrError(f"--path {options.path!r} is not known: {', '.join(PATHS)}, or a camera-path .json.")
