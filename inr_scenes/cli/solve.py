@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InrError
+from ..plugins import host
 from .fit import Source, configuration, fit_to, names, usage, values, wants_help
 
 
@@ -31,7 +32,7 @@ class Measured:
 def run(arguments: list[str]) -> dict[str, Any] | None:
     """Recover a signal from measurements: simulated from a clean one for study, or real ones with --measured."""
     from ..api import signal_class
-    from ..plugins import find_problem, host
+    from ..plugins import find_problem
 
     config = configuration(arguments)
     problems = {cls.name: cls for cls in (item for item, _ in host().collect("inr_problems"))}
@@ -52,7 +53,8 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
         path = None
     elif path is None and not wants_help(arguments):
         raise InrError(f"name a signal: inr solve {name} {field} SIGNAL.")
-    measured = "--measured" in rest or config.get("load", {}).get("measured", False)
+    measured = ("--measured" in rest or config.get("load", {}).get("measured", False)
+                or _only_measurements(problem, path))
     simulated = problem.kinds and path is not None and not measured and (Path(path).exists() or not wants_help(rest))
     signal = signal_class(path) if simulated else None
 
@@ -60,8 +62,20 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
         options = values(chosen[problem.Options])
         if measured:
             return problem.load(path, **options)
-        clean = signal.load(Path(path).expanduser(), **values(chosen[signal.Options])) if signal else None
+        try:
+            clean = signal.load(Path(path).expanduser(), **values(chosen[signal.Options])) if signal else None
+        except InrError as error:
+            if Path(path).suffix.lower() not in problem.suffixes:
+                raise
+            raise InrError(f"{error} If it holds measurements, say so with --measured.") from None
         return problem.wrap(clean, **options)
 
     options = (Measured, problem.Options, *((signal.Options,) if signal else ()))
     return fit_to(Source(f"solve {name}", path, options, load, {"problem": name}), field, rest, config)
+
+
+def _only_measurements(problem: type, path: str | None) -> bool:
+    """Say whether a file can be nothing but measurements: no signal that could be measured bears its suffix."""
+    suffix = Path(path or "").suffix.lower()
+    return suffix in problem.suffixes and not any(suffix in cls.suffixes for cls in host().signals()
+                                                  if cls.kind in problem.kinds)

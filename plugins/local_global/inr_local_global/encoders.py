@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inr_scenes.signal import Signal
+from inr_scenes.signal import GridSignal, Signal
 
-LONGEST = {"video": 64, "shape": 64}        # frames, rows, voxels: longer sides are averaged down before 3-D layers
+LONGEST = 64                                # frames, rows, voxels: longer sides are averaged down before 3-D layers
 LISTED = 8192                               # measurements that an encoder of lists looks at
 
 
@@ -18,21 +18,32 @@ def encoder(signal: Signal) -> tuple[nn.Module, Tensor]:
     Images: the stem and first stage of a ResNet-34. Sound: mean mel cepstrum. Video and shapes: the stem and first two
     stages of a 3-D ResNet-18. Other measurements: three 1-D convolutions over their list.
     """
-    array = signal.array() if hasattr(signal, "array") else None
     kind, d = signal.spec.kind, len(signal.spec.axes)
+    if d == 3 and isinstance(signal, GridSignal):
+        return VolumeStem(), _three_channels(_small(signal))
+    array = signal.array() if hasattr(signal, "array") else None
     if kind == "audio" and array is not None and array.ndim == 2:
         return Cepstrum(int(signal.spec.meta.get("sample_rate", 44100))), array.mean(-1)
-    if array is not None and array.ndim == d + 1 and d in (2, 3):
-        picture = _three_channels(array.movedim(-1, 0)[None])
-        if d == 2:
-            return ResNetStem(), picture
-        longest = LONGEST.get(kind, 64)
-        return VolumeStem(), F.adaptive_avg_pool3d(picture, [min(n, longest) for n in picture.shape[2:]])
+    if array is not None and array.ndim == 3 and d == 2:
+        return ResNetStem(), _three_channels(array.movedim(-1, 0)[None])
     index = torch.arange(len(signal), device=signal.device)
     index = index[:: max(1, len(signal) // LISTED)]
     values = signal.sample(index, torch.Generator(signal.device).manual_seed(0))[1]
     values = values[0] if isinstance(values, tuple) else values        # oriented points: their normals
     return ListEncoder(), _three_channels(values.flatten(1).mT[None])
+
+
+def _small(signal: GridSignal) -> Tensor:
+    """Return a volume (1, channels, d, h, w), averaged down; one slice at a time is held in float32."""
+    count, *size = signal.spec.shape
+    rows, small = len(signal) // count, [min(n, LONGEST) for n in size]
+    kept = []
+    for i in range(min(count, LONGEST)):
+        first, last = i * count // min(count, LONGEST), -(-(i + 1) * count // min(count, LONGEST))
+        pictures = [signal.stored(slice(t * rows, (t + 1) * rows)).reshape(*size, -1).movedim(-1, 0)
+                    for t in range(first, last)]
+        kept.append(F.adaptive_avg_pool2d(torch.stack(pictures).mean(0), small))
+    return torch.stack(kept, 1)[None]
 
 
 class Normed(nn.Sequential):

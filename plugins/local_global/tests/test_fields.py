@@ -3,6 +3,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
+import trimesh
+from inr_local_global.encoders import _small
 from inr_local_global.incode import Incode, LgIncode
 from inr_local_global.layers import Blocks
 from inr_local_global.siren import LgSiren, SirenPerPartition
@@ -11,11 +13,13 @@ from inr_scenes.archive import open as open_archive
 from inr_scenes.archive import save
 from inr_scenes.errors import InrError
 from inr_scenes.field import build, decode_all
-from inr_scenes.fit import FitConfig, Sampler, fit
+from inr_scenes.fit import FitConfig, Sampler, fit, steps
 from inr_scenes.optim import Optimizers
+from inr_scenes.plugins import find_problem
 from inr_scenes.signals.audio import AudioSignal
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.signals.shape import ShapeSignal
+from inr_scenes.signals.video import VideoSignal
 from inr_scenes.siren import Siren
 from inr_scenes.spec import Axis, Spec
 from inr_scenes.testing import check_field
@@ -42,6 +46,31 @@ def picture(height=30, width=42, channels=3):
 @pytest.mark.parametrize("cls", [*FIELDS, Incode])
 def test_conformance(cls):
     check_field(cls, {"hidden_features": 32} if cls is Incode else {"budget": 8000})
+
+
+@pytest.mark.parametrize("cls", [LgSiren, LgIncode, Incode])
+@pytest.mark.parametrize("name", ["superres", "denoise", "inpaint", "ct", "poisson", "sdf", "helmholtz", "wave"])
+def test_every_problem_can_be_solved(cls, name):
+    """Each problem goes through a fit of two steps and leaves a field of its unknown."""
+    problem = find_problem(name)
+    if name == "sdf":
+        wrapped = problem.from_mesh(trimesh.creation.icosphere(1), problem.Options(samples=100))
+    else:
+        grey = name in ("ct", "poisson")
+        wrapped = problem.wrap(picture(24, 24, 1 if grey else 3) if problem.kinds else None)
+    recipe = wrapped.adapt(cls.suggest(wrapped, "fast"), cls, "fast")
+    size = {"hidden_features": 16} if cls is Incode else {"budget": 8000}
+    field = build(cls, wrapped.spec, {**recipe.config, **size}, seed=0)
+    for step in steps(field, wrapped, FitConfig(**{**recipe.fit, "steps": 2, "seconds": None, "batch": 64})):
+        assert torch.isfinite(step.loss)
+    assert all(np.isfinite(value) for value in wrapped.probe(field).values())
+
+
+def test_a_volume_is_averaged_down_slice_by_slice():
+    rng = np.random.default_rng(0)
+    film = VideoSignal.from_array(rng.integers(0, 256, (70, 66, 90, 3), dtype=np.uint8), 24)
+    whole = torch.nn.functional.adaptive_avg_pool3d(film.array().movedim(-1, 0)[None], 64)
+    assert torch.allclose(_small(film), whole, atol=1e-6)
 
 
 @pytest.mark.parametrize("merge", MERGES)
