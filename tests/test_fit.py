@@ -8,7 +8,7 @@ from inr_scenes.device import ROWS
 from inr_scenes.errors import InrError
 from inr_scenes.field import build
 from inr_scenes.fit import Diverged, FitConfig, Sampler, _Guard, fit, steps
-from inr_scenes.optim import Optimizers, split_parameters
+from inr_scenes.optim import Optimizers, rate, split_parameters
 from inr_scenes.siren import Siren
 from inr_scenes.testing import small_signal
 
@@ -25,7 +25,7 @@ def new(signal, seed=0):
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon", "schedule-free"])
-@pytest.mark.parametrize("precision", ["32", "bf16", "auto"])
+@pytest.mark.parametrize("precision", ["32", "bf16", "fp16", "auto"])
 def test_every_optimizer_learns(signal, optimizer, precision):
     before = signal.metrics(new(signal))["psnr"]
     result = fit(new(signal), signal, FitConfig(steps=150, lr=5e-3, optimizer=optimizer, precision=precision))
@@ -76,6 +76,29 @@ def test_a_state_that_blows_up_is_not_the_good_one(signal):
     with pytest.raises(Diverged, match="Step 50 was kept"):
         guard.check(torch.tensor(1e9), 100)
     assert torch.equal(field.output.bias, good)
+
+
+def test_clipping_bounds_a_step(signal):
+    """Adam does not feel a gradient's length, but for its epsilon: a tiny one hardly moves the weights."""
+    moved = {}
+    for clip in (0.0, 1e-12):
+        field = new(signal)
+        before = field.layers[1].linear.weight.detach().clone()
+        fit(field, signal, FitConfig(steps=10, lr=1e-3, optimizer="adam", clip=clip))
+        moved[clip] = (field.layers[1].linear.weight.detach() - before).abs().mean()
+    assert moved[1e-12] < 0.01 * moved[0.0]
+
+
+def test_rates_of_the_schedules():
+    assert [rate("cosine", p, 100, 0) for p in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.5, 0.0])
+    assert [rate("exponential", p, 100, 0, 0.01) for p in (0.0, 0.5, 1.0)] == pytest.approx([1.0, 0.1, 0.01])
+    assert [rate("constant", 0.0, step, 3) for step in (0, 1, 3, 9)] == pytest.approx([0.25, 0.5, 1.0, 1.0])
+
+
+def test_uniform_sampling_draws_with_replacement(signal):
+    sampler = Sampler(signal, FitConfig(steps=1, batch=len(signal), sampling="uniform"), torch.device("cpu"))
+    drawn = sampler.draw(0)
+    assert 0.5 < len(drawn.unique()) / len(signal) < 0.75                   # 1 - 1/e of them
 
 
 def test_until_stops_early(signal):
