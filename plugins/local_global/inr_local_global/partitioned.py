@@ -11,11 +11,11 @@ from inr_scenes.field import Field
 from inr_scenes.signal import GridSignal, Signal
 from inr_scenes.spec import Box, Spec
 
-from .config import PartitionConfig
+from .config import BUDGET, PartitionConfig
 from .draw import Plan
 from .layers import Blocks, GrownLinear, LocalLinear, Tiles
 from .layout import Layout, Locator
-from .sizes import SHARES
+from .sizes import SHARES, TOLERANCE
 
 STEADY = 12, 96                     # local and other features up to which the whole learning rate is borne
 WIDTH = 256                         # of the layers that a sampler's number of rows is meant for
@@ -167,12 +167,16 @@ class Partitioned(Field):
         return {**seam(self, signal), "global_share": self.global_share}
 
     def notes(self) -> list[str]:
-        """A line when the global share is outside what the publication found enough."""
+        """A line when the budget is missed, and when the global share is outside what the publication found enough."""
+        lines, count, budget = [], self.baked().parameter_count, self._asked.budget or BUDGET
+        if self._asked.local_features is None and abs(count - budget) > TOLERANCE * budget:
+            lines.append(f"No widths give {budget:,} parameters with {len(self.layout.blocks)} blocks: there are "
+                         f"{count:,}.")
         low, high = SHARES
-        if not hasattr(self.config, "global_features") or low <= self.global_share <= high:
-            return []
-        return [f"{self.global_share:.1%} of the parameters are global, outside the usual {low:.0%} to {high:.0%}; "
-                f"--local-features and --global-features change it."]
+        if hasattr(self.config, "global_features") and not low <= self.global_share <= high:
+            lines.append(f"{self.global_share:.1%} of the parameters are global, outside the usual {low:.0%} to "
+                         f"{high:.0%}; --local-features and --global-features change it.")
+        return lines
 
 
 def outside(spec: Spec) -> float:

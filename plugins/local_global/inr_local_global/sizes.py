@@ -42,7 +42,8 @@ class Sizes:
     def fit(self, budget: int, h: int | None = None, g: int | None = None) -> tuple[int, int]:
         """Return the widths (h, g) nearest to `budget` parameters; a width that is given stays.
 
-        Of all pairs within 1 % of the budget the one whose global share is nearest to 10 %.
+        Of all pairs within 1 % of the budget the one whose global share is nearest to 10 %. Where no widths come so
+        near, missing the budget counts as much as a share that misses 5 to 15 %.
         """
         pairs = list(self._pairs(budget, h, g))
         if not pairs:
@@ -55,7 +56,9 @@ class Sizes:
         close = [pair for pair in pairs if missed(pair) <= TOLERANCE]
         if close:
             return min(close, key=lambda pair: abs(self.share(*pair) - sum(SHARES) / 2))
-        return min(pairs, key=missed)
+        low, high = SHARES
+        return min(pairs, key=lambda pair: missed(pair) + (self.merge != "none") * max(
+            low - self.share(*pair), self.share(*pair) - high, 0.0))
 
     def _pairs(self, budget: int, h: int | None, g: int | None) -> Iterator[tuple[int, int]]:
         """Yield for every local width the global widths that bring the total just below and above the budget."""

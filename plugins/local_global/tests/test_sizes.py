@@ -100,3 +100,14 @@ def test_senseless_settings_are_refused(options, words):
 def test_light_fields_are_refused():
     with pytest.raises(InrError, match="lg-siren does not support signals of kind 'lightfield'"):
         build(LgSiren, Spec("lightfield", (), 6, 3))
+
+
+def test_a_budget_that_no_widths_meet_is_told_and_leaves_a_global_network():
+    spec = make_spec("video", (20, 68, 120), 3)
+    field = build(LgSiren, spec, {"budget": 6_600, "partitions": (2, 3, 5)}, seed=0)
+    assert 0.03 < field.global_share < 0.25 and field.config.global_features > 3
+    assert abs(field.parameter_count - 6_600) < 0.1 * 6_600
+    if abs(field.parameter_count - 6_600) > 66:
+        assert "No widths give 6,600 parameters with 30 blocks" in field.notes()[0]
+    alone = build(SirenPerPartition, make_spec("image", (64, 64), 3), {"budget": 10_700, "partitions": (4, 4)}, seed=0)
+    assert alone.notes() == [f"No widths give 10,700 parameters with 16 blocks: there are {alone.parameter_count:,}."]
