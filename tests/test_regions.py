@@ -1,6 +1,8 @@
 """crop, extend and merge through the command line, on fields with local parts."""
 
 import json
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -81,6 +83,22 @@ def test_a_crop_is_measured_against_the_whole_and_keeps_its_precision(inr, photo
     Image.fromarray(photo[:, :39]).save("other.png")
     status, _, err = inr("eval", "crop.safetensors", "other.png")
     assert status == 1 and "the archive holds 20 × 20" in err
+
+
+def test_an_interrupted_extension_keeps_what_it_learned(inr, photo, monkeypatch):
+    result(inr("fit", "lg-siren", "left.png", "-o", "run", "--steps", "5", *LOCAL, "--json"))
+    from inr_scenes import track
+    real = track.bar
+
+    def interrupting(taken, *rest):
+        for step in real(taken, *rest):
+            if step.step == 3:
+                os.kill(os.getpid(), signal.SIGINT)
+            yield step
+
+    monkeypatch.setattr(track, "bar", interrupting)
+    status, _, err = inr("extend", "run", "right.png", "big.safetensors", "--side", "right", "--steps", "100000")
+    assert status == 130 and "stopped at step 3" in err and archive_header("big.safetensors")["fit"]["step"] == 3
 
 
 def test_only_what_goes_on_is_joined(inr, tmp_path):

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import InrError
 from .common import Output, note, parse, words
 from .fit import flags, values
-from .run import budget
+from .run import Interrupted, budget, interrupts
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,13 @@ class Extend:
 
 def run(arguments: list[str]) -> dict[str, Any]:
     """Grow an encoded signal: new local networks are trained on the new part alone, everything old stays as it is."""
+    import torch
+
     from ..archive import header, locate, open, save
-    from ..fit import FitConfig, fit
+    from ..fit import FitConfig, Step, steps
     from ..plugins import find_signal, host
     from ..regions import side_of
+    from ..track import bar
 
     options = (cls.Options for cls in host().signals())
     loose = [arguments[i] for i in words(arguments, (Extend, FitConfig, Output, *options))]
@@ -55,14 +58,22 @@ def run(arguments: list[str]) -> dict[str, Any]:
     recipe = type(big).suggest(part, "fast").fit
     config = parse(parts, arguments, prog="extend", description=run.__doc__, positional=positional,
                    defaults=budget(recipe, flags(arguments)))[FitConfig]
-    result = fit(big, part, config)
-    whole = result.field.baked()
-    metrics = {f"{name}_new": value for name, value in part.metrics(whole).items()}
-    path = save(whole, options.output, metrics=metrics, fit={"step": result.steps, "seconds": result.seconds},
-                dtype=header(options.archive).get("dtype", "float32"))
+    last = Step(0, torch.zeros(()), config.lr, 0.0, 0.0)
+    with interrupts() as stopped:
+        for step in bar(steps(big, part, config), config.steps, "extend"):
+            last = step
+            if stopped:
+                break
+    with last.averaged():
+        whole = big.eval().baked()
+        metrics = {f"{name}_new": value for name, value in part.metrics(whole).items()}
+        path = save(whole, options.output, metrics=metrics, fit={"step": last.step, "seconds": last.seconds},
+                    dtype=header(options.archive).get("dtype", "float32"))
+    if stopped:
+        raise Interrupted(f"stopped at step {last.step}; what was learned is in {path}.", stopped[0])
     return {"output": str(path), "parameters": whole.parameter_count, "bytes": path.stat().st_size,
-            "shape": [*whole.spec.shape, whole.spec.out_features], "steps": result.steps,
-            "seconds": round(result.seconds, 3), "metrics": metrics,
+            "shape": [*whole.spec.shape, whole.spec.out_features], "steps": last.step,
+            "seconds": round(last.seconds, 3), "metrics": metrics,
             "grew_by": path.stat().st_size / locate(options.archive).stat().st_size}
 
 

@@ -155,7 +155,7 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
         looped = track.tensorboard(looped, run.folder / "tensorboard", lambda: signal.pictures(field))
     last, diverged, best = None, None, {}
     done = {"step": state["step"], "seconds": state["seconds"]} if state else {"step": 0, "seconds": 0.0}
-    with _interrupts() as stopped:
+    with interrupts() as stopped:
         saved = done["seconds"]
         try:
             for last in track.bar(looped, config.steps, facts["field"]):
@@ -227,7 +227,7 @@ def budget(fit: dict[str, Any], given: set[str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
+def interrupts() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying of them; a second one acts at once."""
     received: list[int] = []
 
