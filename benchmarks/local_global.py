@@ -40,6 +40,7 @@ from inr_scenes.spec import Spec
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
+OWN = {f.name: f.default for f in dataclasses.fields(FitConfig) if f.name in ("schedule", "warmup", "optimizer")}
 PUBLISHED = {"lr": 1e-4, "optimizer": "adam", "schedule": "constant", "warmup": 0}
 
 
@@ -300,7 +301,7 @@ def volume(options: Options) -> Iterator[Table]:
     loading = time.perf_counter() - tick
     recipe = LgSiren.suggest(signal, "fast")
     field, row = run(LgSiren, {**recipe.config, "budget": 200_000, "partitions": (8, 8, 8)}, signal, options,
-                     **{**recipe.fit, "steps": None, "seconds": 600.0 if options.full else 60.0})
+                     **{**OWN, **recipe.fit, "steps": None, "seconds": 600.0 if options.full else 60.0})
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     yield Table("Volume: armadillo, 512³", [{"field": "lg-siren --preset fast", **row, "loading (s)": round(loading, 1),
                 "whole (s)": round(time.perf_counter() - tick, 1), "blocks kept": f"{len(field.layout.blocks)} of 512",
