@@ -42,7 +42,7 @@ def in_frame(cameras: Cameras, frame: Frame | None) -> Cameras:
 def colours(field: "Field", rays: Tensor, quick: bool = False) -> Tensor:
     """Return the stored values (n, out) a field gives to Plücker rays (n, 6) of its frame, on the CPU.
 
-    quick: in half precision where the device is faster at it, which pictures of 8 bits do not show.
+    quick: in half precision where the device is faster at it; pictures of 8 bits change by three steps at most.
     """
     device = next(field.parameters()).device
     half = quick_half(device) if quick else None

@@ -25,7 +25,7 @@ def bending(field: Field, coords: Tensor) -> Tensor:
 
 
 PRIORS: dict[str, Callable[[Field, Tensor], Tensor] | None] = {"none": None, "tv": total_variation, "hessian": bending}
-WEIGHTS = {"none": 0.0, "tv": 1e-3, "hessian": 3e-5}        # for photographs, chosen by pixels that were not measured
+WEIGHTS = {"none": 0.0, "tv": 1e-3, "hessian": 3e-5}        # for photographs in [0, 1]
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class RegularisedProblem(Problem):
     def sample(self, index: Tensor, generator=None) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Return the coords of measurements, random coords (m, in) for the prior, and values (n, out).
 
-        An eighth as many random places as field evaluations: more of them cost time and gain nothing.
+        An eighth as many random places as field evaluations, so that derivatives do not cost more than these.
         """
         count = len(index) * self.points // 8 + 1
         free = torch.rand(count, self.spec.in_features, generator=generator, device=index.device)
