@@ -30,7 +30,7 @@ SECTIONS = {
     "image-study": ("image_study.py", "--seconds 3 --photos 2", True),
     "siren": ("siren.py", "--goals 30", True),
     "local-global": ("local_global.py", "--only speed audio", True),
-    "inverse-problems": ("inverse_problems.py --parts poisson ct denoise", "--parts ct poisson", False),
+    "inverse-problems": ("inverse_problems.py --parts poisson ct denoise superres", "--parts ct poisson", False),
     "generalizable": ("generalizable.py --parts speed decode", "", False),
 }
 
