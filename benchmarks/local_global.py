@@ -1,6 +1,6 @@
 """Local-Global fields against SIREN, a SIREN per partition, and a Local-Global network written the plain way.
 
-    python benchmarks/local_global.py                               # short: small excerpts, a few minutes a section
+    python benchmarks/local_global.py                               # short: small excerpts, up to half an hour a section
     python benchmarks/local_global.py --only speed images
     python benchmarks/local_global.py --full --device cuda          # the published sizes and numbers of steps
 
@@ -40,7 +40,6 @@ from inr_scenes.spec import Spec
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
-OWN = {f.name: f.default for f in dataclasses.fields(FitConfig) if f.name in ("schedule", "warmup", "optimizer")}
 PUBLISHED = {"lr": 1e-4, "optimizer": "adam", "schedule": "constant", "warmup": 0}
 
 
@@ -182,10 +181,11 @@ def dense_width(parameters: int, spec: Spec, layers: int = 3) -> int:
 
 # ---- running ---------------------------------------------------------------------------------------------------------
 
-def run(cls: type[Field], config: dict, signal: Signal, options: Options, **settings) -> tuple[Field, dict]:
-    """Fit one field; returns it and its row."""
+def run(cls: type[Field], config: dict, signal: Signal, options: Options, base: dict = PUBLISHED,
+        **settings) -> tuple[Field, dict]:
+    """Fit one field with settings upon those of `base`; returns it and its row."""
     field = build(cls, signal.spec, config, seed=options.seed)
-    chosen = FitConfig(**{**PUBLISHED, "seed": options.seed, "device": options.device, **settings})
+    chosen = FitConfig(**{**base, "seed": options.seed, "device": options.device, **settings})
     result = fit(field, signal, chosen)
     field = result.field
     row = {"parameters": field.parameter_count, "steps": result.steps, "seconds": round(result.seconds, 1)}
@@ -301,7 +301,7 @@ def volume(options: Options) -> Iterator[Table]:
     loading = time.perf_counter() - tick
     recipe = LgSiren.suggest(signal, "fast")
     field, row = run(LgSiren, {**recipe.config, "budget": 200_000, "partitions": (8, 8, 8)}, signal, options,
-                     **{**OWN, **recipe.fit, "steps": None, "seconds": 600.0 if options.full else 60.0})
+                     recipe.fit, steps=None, seconds=600.0 if options.full else 60.0)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     yield Table("Volume: armadillo, 512³", [{"field": "lg-siren --preset fast", **row, "loading (s)": round(loading, 1),
                 "whole (s)": round(time.perf_counter() - tick, 1), "blocks kept": f"{len(field.layout.blocks)} of 512",

@@ -1,6 +1,6 @@
 """Run every benchmark and write what they print into RESULTS.md, one section each; others keep their last figures.
 
-    python benchmarks/run.py                          # all, in small: about an hour on two cores
+    python benchmarks/run.py                          # all, in small: some hours on two cores
     python benchmarks/run.py --quick                  # the shortest settings that still show the order
     python benchmarks/run.py --only siren local-global
     python benchmarks/run.py --device cuda

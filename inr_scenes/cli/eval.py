@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import InrError
 from ..plugins import find_signal
 from .common import Output, parse, words
-from .fit import section_of
+from .fit import flags, section_of
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,6 @@ def run(arguments: list[str]) -> dict[str, Any]:
     from ..archive import header, open
     from ..evaluate import evaluate, sheet
     from ..plugins import host
-    from .fit import flags
 
     wants_help = not arguments or "-h" in arguments or "--help" in arguments
     loose = [arguments[i] for i in words(arguments, (Eval, Output, *(cls.Options for cls in host().signals())))]
@@ -67,4 +66,4 @@ def fitted_from(head: dict[str, Any], path: str) -> dict[str, Any]:
     if Path(str(fit.get("signal"))).name != Path(path).expanduser().name:
         return {}
     known = {f.name for f in dataclasses.fields(find_signal(head["spec"]["kind"]).Options)}
-    return section_of({"load": {k: v for k, v in fit.get("load", {}).items() if k in known}}, "load")
+    return {name: value for name, value in section_of(fit, "load").items() if name in known}

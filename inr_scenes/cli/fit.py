@@ -67,8 +67,9 @@ def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str,
         raise InrError(f"{name} has no preset {options.preset!r}.{suggestion(options.preset, cls.presets())} "
                        f"Known: {', '.join(cls.presets())}.")
     target = Run(options, f"{Path(source.path or source.facts.get('problem', 'signal')).stem}-{name}")
-    if options.resume and not config and (target.folder / CONFIG).is_file():       # the default folder's own settings
-        return fit_to(source, name, arguments, read_config(target.folder))
+    there = options.resume and not config and (target.folder / CONFIG).is_file()
+    if there and (own := read_config(target.folder)):       # the default folder's, which --output did not name
+        return fit_to(source, name, arguments, own)
     check_config(config, {"run": (RunOptions,), "load": source.options, "model": (cls.Config,), "fit": (FitConfig,)})
     signal = source.load(first)
     recipe = signal.adapt(cls.suggest(signal, options.preset), cls, options.preset)
