@@ -51,6 +51,7 @@ class Options:
     device: str
     seed: int
     paper_metric: bool
+    photos: tuple[str, ...] | None = None
 
 
 @dataclasses.dataclass
@@ -240,6 +241,7 @@ def images(options: Options) -> Iterator[Table]:
     """
     width, names = (510, ("kodim05", "kodim23", "kodim08", "kodim13", "kodim19")) if options.full else \
         (255, ("kodim05", "kodim23"))
+    names = options.photos or names
     extra, found = {"psnr_paper": stretched_psnr} if options.paper_metric else None, []
     for name in names:
         signal = reduced(name, width)
@@ -460,9 +462,11 @@ def main() -> None:
     parser.add_argument("--device", default="auto", help="auto or a torch device")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--paper-metric", action="store_true", help="add the published PSNR of stretched images")
+    parser.add_argument("--photos", nargs="+", metavar="NAME", help="these photographs instead (section images)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
-    options = Options(arguments.full, arguments.device, arguments.seed, arguments.paper_metric)
+    options = Options(arguments.full, arguments.device, arguments.seed, arguments.paper_metric,
+                      tuple(arguments.photos or ()) or None)
     written = {}
     for name in arguments.only:
         for table in SECTIONS[name](options):
