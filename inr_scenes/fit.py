@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import re
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -289,14 +291,20 @@ def _backward(field: Field, signal: Signal, sampler: Sampler, step: int, dtype, 
 
 
 class _Guard:
-    """Keeps the last good state of a field and notices divergence.
+    """Keeps the last good state of a field and notices divergence: at once, or by a loss that does not come back.
 
-    A state is good when the loss seen after it is: the one it was reached with is that of the state before.
+    A state is good when the loss seen after it is: the one it was reached with is that of the state before. A network
+    of sines that lost its footing returns to a constant: a harmless-looking loss, many times what it had been.
     """
+
+    LOOKS = 20                          # that a loss must stay high for: single batches are noisy
+    LOST = 10.0                         # times the lowest median of so many looks
 
     def __init__(self, field: Field):
         self.field, self.best, self.step, self.latest = field, math.inf, 0, 0
         self.state = self.candidate = self._copy()
+        self.recent: deque[float] = deque(maxlen=self.LOOKS)
+        self.lowest, self.lowest_state, self.lowest_step = math.inf, self.state, 0
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.field.state_dict().items()}
@@ -304,13 +312,25 @@ class _Guard:
     def check(self, loss: Tensor, step: int) -> None:
         value = loss.item()
         if not math.isfinite(value) or value > 1e3 * max(self.best, 1e-3):
-            self.field.load_state_dict(self.state)
             what = "is not a number" if not math.isfinite(value) else f"rose to {value:.3g}"
-            raise Diverged(f"The fit diverged: the loss {what} at step {step}. Step {self.step} was kept. "
-                           f"Lower --lr, or add --clip 1 or --warmup 500.")
+            self._give_up(what, step, self.state, self.step)
         self.best = min(self.best, value)
         self.state, self.step = self.candidate, self.latest
         self.candidate, self.latest = self._copy(), step
+        self.recent.append(value)
+        if len(self.recent) < self.LOOKS:
+            return
+        middle = statistics.median(self.recent)
+        if middle < self.lowest:
+            self.lowest, self.lowest_state, self.lowest_step = middle, self.state, self.step
+        elif min(self.recent) > self.LOST * self.lowest:
+            what = f"rose from {self.lowest:.3g} to {middle:.3g} and stayed there, seen"
+            self._give_up(what, step, self.lowest_state, self.lowest_step)
+
+    def _give_up(self, what: str, step: int, state: dict[str, Tensor], kept: int) -> None:
+        self.field.load_state_dict(state)
+        raise Diverged(f"The fit diverged: the loss {what} at step {step}. Step {kept} was kept. "
+                       f"Lower --lr, or add --clip 1 or --warmup 500.")
 
 
 def _progress(config: FitConfig, step: int, elapsed: float) -> float:

@@ -78,6 +78,28 @@ def test_a_state_that_blows_up_is_not_the_good_one(signal):
     assert torch.equal(field.output.bias, good)
 
 
+def test_a_loss_that_falls_back_and_stays_is_divergence(signal):
+    """What Local-Global fields did at too high a rate: the loss returned to that of a constant, and no higher."""
+    field, step = new(signal), 0
+    guard = _Guard(field)
+    for step in range(25, 1001, 25):
+        guard.check(torch.tensor(0.001), step)
+    good = guard.lowest_state["output.bias"].clone()
+    with torch.no_grad():
+        field.output.bias.fill_(1.0)
+    with pytest.raises(Diverged, match="rose from 0.001 to 0.05 and stayed there"):
+        for step in range(1025, 2001, 25):
+            guard.check(torch.tensor(0.05), step)
+    assert step == 1000 + 25 * guard.LOOKS
+    assert torch.equal(field.output.bias, good)
+
+
+def test_a_noisy_loss_is_no_divergence(signal):
+    guard = _Guard(new(signal))
+    for look in range(200):
+        guard.check(torch.tensor(0.5 if look % 15 else 0.001), 25 * look + 25)
+
+
 def test_clipping_bounds_a_step(signal):
     """Adam does not feel a gradient's length, but for its epsilon: a tiny one hardly moves the weights."""
     moved = {}
