@@ -45,8 +45,8 @@ def signals(kind: str) -> Iterator[Signal]:
         yield inr.load(path, **options)
 
 
-def reach(cls: type[Field], signal: Signal, changes: dict, seconds: float, device: str) -> tuple[float, int]:
-    """Fit with the field's recipe and changes to it; return the metric and the number of steps."""
+def reach(cls: type[Field], signal: Signal, changes: dict, end: dict, device: str) -> tuple[float, int]:
+    """Fit with the field's recipe and changes to it to an end of steps or seconds; return the metric and the steps."""
     recipe = cls.suggest(signal, "fast")
     known = {f.name for f in dataclasses.fields(FitConfig)}
     settings = recipe.fit | {k: v for k, v in changes.items() if k in known}
@@ -54,7 +54,7 @@ def reach(cls: type[Field], signal: Signal, changes: dict, seconds: float, devic
     if recipe.grid:
         signal.regrid(recipe.grid)
     field = build(cls, signal.spec, config, seed=0)
-    result = fit(field, signal, FitConfig(**{**settings, "steps": None, "seconds": seconds, "device": device}))
+    result = fit(field, signal, FitConfig(**{**settings, **end, "device": device}))
     return result.metrics[METRICS.get(signal.kind, "psnr")], result.steps
 
 
@@ -75,9 +75,12 @@ def main() -> None:
     parser.add_argument("--kinds", nargs="+", choices=SIGNALS, default=list(SIGNALS))
     parser.add_argument("--try", dest="tries", action="append", type=parse, help="changes to the recipe; repeatable")
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--steps", type=int, help="so many steps a fit, however long: for a busy machine")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
-    print(f"{machine(options.device)} · {datetime.date.today()} · {options.seconds:g} s a fit\n")
+    end = {"steps": options.steps, "seconds": None if options.steps else options.seconds}
+    length = f"{options.steps} steps" if options.steps else f"{options.seconds:g} s"
+    print(f"{machine(options.device)} · {datetime.date.today()} · {length} a fit\n")
     print("| signal | field | changes | steps | reached |\n|---|---|---|---|---|", flush=True)
     for kind in options.kinds:
         for signal in signals(kind):
@@ -87,7 +90,7 @@ def main() -> None:
                     continue
                 for changes in options.tries or [{}]:
                     try:
-                        value, steps = reach(cls, signal, changes, options.seconds, options.device)
+                        value, steps = reach(cls, signal, changes, end, options.device)
                         reached = f"{value:.4f}" if kind == "shape" else f"{value:.2f}"
                     except InrError as error:
                         steps, reached = "", str(error).splitlines()[0]

@@ -5,6 +5,7 @@ import math
 import re
 import statistics
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -298,13 +299,15 @@ class _Guard:
     """
 
     LOOKS = 20                          # that a loss must stay high for: single batches are noisy
-    LOST = 10.0                         # times the lowest median of so many looks
+    FEW = 5                             # looks whose median is a level that was reached
+    HIGH, LOST = 2.0, 10.0              # times the lowest level: worth a warning; diverged
 
     def __init__(self, field: Field):
         self.field, self.best, self.step, self.latest = field, math.inf, 0, 0
         self.state = self.candidate = self._copy()
         self.recent: deque[float] = deque(maxlen=self.LOOKS)
         self.lowest, self.lowest_state, self.lowest_step = math.inf, self.state, 0
+        self.warned = False
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.field.state_dict().items()}
@@ -318,14 +321,17 @@ class _Guard:
         self.state, self.step = self.candidate, self.latest
         self.candidate, self.latest = self._copy(), step
         self.recent.append(value)
-        if len(self.recent) < self.LOOKS:
-            return
-        middle = statistics.median(self.recent)
-        if middle < self.lowest:
-            self.lowest, self.lowest_state, self.lowest_step = middle, self.state, self.step
-        elif min(self.recent) > self.LOST * self.lowest:
-            what = f"rose from {self.lowest:.3g} to {middle:.3g} and stayed there, seen"
-            self._give_up(what, step, self.lowest_state, self.lowest_step)
+        level = statistics.median(list(self.recent)[-self.FEW:])
+        if len(self.recent) >= self.FEW and level < self.lowest:
+            self.lowest, self.lowest_state, self.lowest_step = level, self.state, self.step
+        above = min(self.recent) / max(self.lowest, 1e-12) if len(self.recent) == self.LOOKS else 0.0
+        if above > self.LOST:
+            self._give_up(f"rose from {self.lowest:.3g} to {level:.3g} and stayed there, seen", step,
+                          self.lowest_state, self.lowest_step)
+        if above > self.HIGH and not self.warned:
+            self.warned = True
+            warnings.warn(f"The loss has stayed at over {self.HIGH:g} times what it was at step {self.lowest_step}: "
+                          f"a lower --lr would reach further.", stacklevel=3)
 
     def _give_up(self, what: str, step: int, state: dict[str, Tensor], kept: int) -> None:
         self.field.load_state_dict(state)

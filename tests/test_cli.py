@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -58,6 +59,12 @@ def test_fit_info_export_eval(inr, photo, tmp_path):
     measured = one_object(inr("eval", "run", photo, "--json", "--sheet", "sheet.png")[1])
     assert measured["metrics"]["psnr"] == pytest.approx(result["metrics"]["psnr"], abs=1e-3)
     assert Image.open("sheet.png").size == (3 * (36 + 4), 24 + 4)
+
+
+def test_warnings_are_lines_without_a_place(inr, monkeypatch):
+    monkeypatch.setattr(warnings, "formatwarning", warnings.formatwarning)      # put back afterwards
+    assert inr("plugins")[0] == 0
+    assert warnings.formatwarning("The loss stays high.", UserWarning, "fit.py", 9) == "warning: The loss stays high.\n"
 
 
 def test_flags_in_any_order(inr, photo):

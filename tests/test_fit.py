@@ -94,10 +94,20 @@ def test_a_loss_that_falls_back_and_stays_is_divergence(signal):
     assert torch.equal(field.output.bias, good)
 
 
-def test_a_noisy_loss_is_no_divergence(signal):
+def test_a_noisy_loss_is_no_divergence(signal, recwarn):
     guard = _Guard(new(signal))
     for look in range(200):
         guard.check(torch.tensor(0.5 if look % 15 else 0.001), 25 * look + 25)
+    assert not recwarn
+
+
+def test_a_loss_that_stays_above_what_it_was_is_said(signal):
+    guard = _Guard(new(signal))
+    for look in range(10):
+        guard.check(torch.tensor(0.016), 25 * look + 25)
+    with pytest.warns(UserWarning, match=r"over 2 times what it was at step \d+: a lower --lr"):
+        for look in range(10, 40):
+            guard.check(torch.tensor(0.039), 25 * look + 25)
 
 
 def test_clipping_bounds_a_step(signal):

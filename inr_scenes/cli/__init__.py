@@ -1,6 +1,7 @@
 """The command line: `inr COMMAND …`. Exit status 0 done, 1 something the user can mend, 2 usage."""
 
 import sys
+import warnings
 
 from ..errors import InrError, suggestion
 
@@ -9,6 +10,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    if not debug:
+        warnings.formatwarning = _line
     arguments = [a for a in arguments if a != "--debug"]
     name = next((a for a in arguments if not a.startswith("-")), None)
     if "--version" in arguments and name is None:
@@ -61,6 +64,11 @@ def _command(name: str):
     from ..plugins import host
     known = any(c.name == name for c, _ in host().collect("inr_commands"))
     return host().find("inr_commands", "command", name) if known else None
+
+
+def _line(message, category, filename, lineno, line=None) -> str:
+    """Format a warning as a line for people; where it was raised helps none of them."""
+    return f"warning: {message}\n"
 
 
 def _resolve(run):
