@@ -1,7 +1,7 @@
 """mesh: the surface of a shape's field as triangles in world units, evaluated only where the surface is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LARGEST = 2048                      # cells along a side: beyond this the grid alone takes 32 GiB
 COARSE = 128                        # cells along the longest side from which the search for the surface may start
 DOUBT = 0.5                         # how far a value may overshoot its neighbours' range, as a share of that range
+UNSURE = 0.25                       # share of a cell's range within which an interpolated value may be on either side
+HALF, EXACT = 1, 2                  # how well a sample is known: in half precision, as well as the field tells
 SURE = 0.1                          # half precision tells on which side of the surface a value beyond this is; half the
                                     # range of values is 1
 
@@ -92,64 +94,116 @@ def _region(spec: Spec, box: Sequence[float] | None) -> tuple[Tensor, Tensor]:
 def _sample(field: Field, grid: Spec, levels: int, level: float) -> tuple[np.ndarray, int]:
     """Sample the field, above zero inside, on `grid`; return the values (z, y, x) and how many points were evaluated.
 
-    A coarse grid is evaluated whole, then halved `levels` times. Each time the new points of cells that the surface
-    passes are evaluated (the first time, of cells near it), and of every cell into which it then turns out to lead;
-    others take a neighbour's value. So wherever the surface is met at all it is followed to its end, and the values
-    around it are those of a dense grid. Until the last halving, values far from the surface may be in half precision.
+    A coarse grid is evaluated whole, then halved `levels` times, the new points interpolated. Each time those whose
+    side of the surface is in doubt are evaluated, then both ends of every edge that crosses the surface, until no end
+    is left: wherever the surface is met at all it is followed to its end. Evaluations may be in half precision but for
+    the ends on the finest grid, between which the vertices will lie: they are those of a dense grid.
     """
-    stride = 1 << levels
     counts = np.array([axis.count for axis in grid.axes])
-    shape = -(-(counts - 1) // stride) + 1                  # corners of the coarse cells, the last beyond the region
-    values = np.empty(shape, np.float32)
-    evaluated = _evaluate(field, grid, stride, level, values, np.arange(values.size), quick=levels > 0)
+    stride = 1 << levels
+    samples = _Samples(field, grid, level, stride, -(-(counts - 1) // stride) + 1)      # the last beyond the region
+    samples.evaluate(np.arange(samples.values.size), half=levels > 0)
     for halving in range(levels):
-        stride //= 2
-        active = _near_surface(values) if halving == 0 else _passed(values)
-        fine = np.empty(2 * shape - 1, np.float32)
-        known = np.zeros(fine.shape, bool)
-        for corner in np.ndindex(2, 2, 2):
-            every_other = tuple(slice(c, None, 2) for c in corner)
-            fine[every_other] = values[tuple(slice(None, n - c) for n, c in zip(shape, corner))]
-        known[::2, ::2, ::2] = True
-        values, shape = fine, np.array(fine.shape)
-        new = active
-        while new.any():
-            cells = 2 * np.argwhere(new)
-            wanted = np.zeros(values.shape, bool)
-            for corner in np.ndindex(3, 3, 3):
-                wanted[tuple((cells + corner).T)] = True
-            index = np.flatnonzero(wanted & ~known)
-            evaluated += _evaluate(field, grid, stride, level, values, index, quick=stride > 1)
-            known |= wanted
-            new = _crossed(values > 0) & ~active
-            active |= new
-    return values[tuple(map(slice, counts))], evaluated
+        cells = np.argwhere((_passed if halving else _near_surface)(samples.values))
+        doubtful = _doubtful(samples.values, cells, surely=halving == 0)
+        samples.halve()
+        samples.evaluate(samples.lacking(doubtful, HALF), half=True)
+        samples.follow(EXACT if samples.stride == 1 else HALF)
+    return samples.values[tuple(map(slice, counts))], samples.evaluated
 
 
-@torch.inference_mode()
-def _evaluate(field: Field, grid: Spec, stride: int, level: float, values: np.ndarray, index: np.ndarray,
-              quick: bool) -> int:
-    """Write the field, above zero inside, into `values`, a grid with every `stride`-th sample, at flat indices.
+class _Samples:
+    """Values of a field, above zero inside, on every `stride`-th corner of a grid, and how each is known."""
 
-    quick: in half precision where the device is faster at it, then again in full where the surface is near.
+    def __init__(self, field: Field, grid: Spec, level: float, stride: int, shape: np.ndarray):
+        self.field, self.grid, self.level, self.stride, self.evaluated = field, grid, level, stride, 0
+        self.sign = -1.0 if grid.meta.get("quantity") == "sdf" else 1.0
+        self.device = next(field.parameters()).device
+        self.half = quick_half(self.device)
+        self.values = np.empty(shape, np.float32)
+        self.known = np.zeros(shape, np.uint8)
+
+    @torch.inference_mode()
+    def evaluate(self, index: np.ndarray, half: bool) -> None:
+        """Take the field's own values at flat indices.
+
+        half: in half precision where the device is faster at it, then again in full where the surface is near.
+        """
+        spec = self.grid.replace(axes=tuple(Axis(axis.start, axis.step * self.stride, n)
+                                            for axis, n in zip(self.grid.axes, self.values.shape)))
+        values, known = self.values.reshape(-1), self.known.reshape(-1)
+        dtype = self.half if half else None
+        near = SURE * self.grid.values.scale
+        for low in range(0, len(index), rows := rows_at_once(self.device)):
+            part = index[low:low + rows]
+            coords = spec.coords(torch.from_numpy(part)).to(self.device)
+            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+                found = self.field.stored(coords)[:, 0] - self.level
+            exact = torch.ones_like(found, dtype=torch.bool)
+            if dtype is not None:
+                exact = found.abs() < near
+                found[exact] = self.field.stored(coords[exact])[:, 0] - self.level
+            values[part] = (self.sign * found).cpu().numpy()
+            known[part] = np.where(exact.cpu().numpy(), EXACT, HALF)
+        self.evaluated += len(index)
+
+    def lacking(self, index: np.ndarray, least: int) -> np.ndarray:
+        """Return those of flat indices whose values are not known so well yet, each once."""
+        index = np.unique(index)
+        return index[self.known.reshape(-1)[index] < least]
+
+    def halve(self) -> None:
+        """Halve the distance between samples, those between the old ones interpolated."""
+        shape = 2 * np.array(self.values.shape) - 1
+        values, known = np.empty(shape, np.float32), np.zeros(shape, np.uint8)
+        values[::2, ::2, ::2], known[::2, ::2, ::2] = self.values, self.known
+        for axis in range(3):
+            part = tuple([slice(None)] * axis + [slice(None, None, 2)] * (2 - axis))
+            along = np.moveaxis(values[(*part[:axis], slice(None), *part[axis:])], axis, 0)
+            along[1::2] = along[:-1:2]
+            along[1::2] += along[2::2]
+            along[1::2] *= 0.5
+        self.values, self.known, self.stride = values, known, self.stride // 2
+
+    def follow(self, least: int) -> None:
+        """Evaluate both ends of every edge that crosses the surface, as far as that leads."""
+        inside, wanted = self.values > 0, np.zeros(self.values.shape, bool)
+        for axis in range(3):
+            low, high = (tuple([slice(None)] * axis + [part]) for part in (slice(None, -1), slice(1, None)))
+            crossing = inside[low] != inside[high]
+            wanted[low] |= crossing
+            wanted[high] |= crossing
+        index = self.lacking(np.flatnonzero(wanted), least)
+        flat = self.values.reshape(-1)
+        while len(index):
+            self.evaluate(index, half=least == HALF)
+            ends = [other[(flat[other] > 0) != (flat[here] > 0)] for other, here in self._neighbours(index)]
+            index = self.lacking(np.concatenate(ends), least)
+
+    def _neighbours(self, index: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield, for every direction, the next samples there and the samples they are next to, as flat indices."""
+        places = np.unravel_index(index, self.values.shape)
+        for axis, place in enumerate(places):
+            step = math.prod(self.values.shape[axis + 1:])
+            for there, stays in ((step, place < self.values.shape[axis] - 1), (-step, place > 0)):
+                yield index[stays] + there, index[stays]
+
+
+def _doubtful(values: np.ndarray, cells: np.ndarray, surely: bool) -> np.ndarray:
+    """Return which samples of cells (n, 3), on the grid of half the distance, may lie on either side of the surface.
+
+    surely: all of them. Else those whose interpolated value is within a share of the range in the cell. Flat indices.
     """
-    coarse = grid.replace(axes=tuple(Axis(axis.start, axis.step * stride, n)
-                                     for axis, n in zip(grid.axes, values.shape)))
-    sign = -1.0 if grid.meta.get("quantity") == "sdf" else 1.0
-    device = next(field.parameters()).device
-    flat = values.reshape(-1)
-    half = quick_half(device) if quick else None
-    near = SURE * grid.values.scale
-    for low in range(0, len(index), rows := rows_at_once(device)):
-        part = index[low:low + rows]
-        coords = coarse.coords(torch.from_numpy(part)).to(device)
-        with torch.autocast(device.type, dtype=half, enabled=half is not None):
-            found = field.stored(coords)[:, 0] - level
-        if half is not None:
-            unsure = found.abs() < near
-            found[unsure] = field.stored(coords[unsure])[:, 0] - level
-        flat[part] = (sign * found).cpu().numpy()
-    return len(index)
+    corners = np.array(list(np.ndindex(2, 2, 2)))
+    inner = np.array(list(np.ndindex(3, 3, 3)))
+    shape = 2 * np.array(values.shape) - 1
+    index = np.ravel_multi_index(tuple((2 * cells[:, None] + inner).reshape(-1, 3).T), shape)
+    if surely:
+        return index
+    known = values[tuple((cells[:, None] + corners).reshape(-1, 3).T)].reshape(-1, 8)
+    weights = np.prod(np.where(corners, inner[:, None] / 2, 1 - inner[:, None] / 2), -1).astype(np.float32)
+    unsure = np.abs(known @ weights.T) < UNSURE * np.ptp(known, axis=1)[:, None]
+    return index[unsure.reshape(-1)]
 
 
 def _passed(values: np.ndarray) -> np.ndarray:
@@ -169,17 +223,6 @@ def _near_surface(values: np.ndarray) -> np.ndarray:
     low = -torch.nn.functional.max_pool3d(-around, 4, stride=1, padding=1)[0, 0]
     spread = DOUBT * (high - low)
     return ((low - spread <= 0) & (high + spread >= 0)).numpy()
-
-
-def _crossed(inside: np.ndarray) -> np.ndarray:
-    """Say which cells of two by two by two have samples (three by three by three) on both sides of the surface."""
-    some, every = inside, inside
-    for axis in range(3):
-        low, middle, high = (tuple([slice(None)] * axis + [slice(start, stop, 2)])
-                             for start, stop in ((None, -1), (1, None), (2, None)))
-        some = some[low] | some[middle] | some[high]
-        every = every[low] & every[middle] & every[high]
-    return some & ~every
 
 
 def _normals(field: Field, vertices: np.ndarray) -> np.ndarray:
