@@ -193,14 +193,12 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
     target.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        kept, skipped, files = [], [], {}
+        kept, skipped, files, first = [], [], {}, ""
         for path, found in zip(paths, _decoded(cls, settings, paths, workers)):
             shape = None if isinstance(found, str) else found["data"].shape
             if shape is not None and kept and shape != kept[0]["shape"]:
-                size = kept[0]["spec"]
-                found = (f"{path} has another size than {kept[0]['name']} "
-                         f"({[a['count'] for a in found['spec']['axes']]} and {[a['count'] for a in size['axes']]}); "
-                         f"a set needs one: give --size HEIGHT WIDTH and --mode rgb.")
+                found = (f"{path} is {_size(found)}, {kept[0]['name']} is {first}; a set needs one size"
+                         f"{f': {cls.one_size}' if cls.one_size else ''}.")
             if isinstance(found, str):
                 if on_error == "stop":
                     raise InrError(found)
@@ -211,6 +209,7 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
                     if key not in files:
                         files[key] = (place / key).open("wb")
                     files[key].write(np.ascontiguousarray(found[key]).tobytes())
+            first = first or _size(found)
             kept.append({"name": found["name"], "spec": found["spec"], "gain": found["gain"], "shape": shape,
                          "dtype": str(found["data"].dtype),
                          "cameras": {k: v.tolist() for k, v in found.get("cameras", {}).items()}})
@@ -223,6 +222,15 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
         os.replace(place, target)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _size(found: dict[str, Any]) -> str:
+    """Return a decoded signal's size in words."""
+    shape = [axis["count"] for axis in found["spec"]["axes"]] or [found["data"].shape[0]]
+    if "cameras" in found:
+        views = found["cameras"]["size"].tolist()
+        shape = [len(views), *views[0]] if views.count(views[0]) == len(views) else [f"{len(views)} views"]
+    return f"{' × '.join(map(str, shape))} of {found['data'].shape[1]} channels"
 
 
 def _decoded(cls, settings, paths, workers: int) -> Iterator[dict[str, Any] | str]:

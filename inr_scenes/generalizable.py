@@ -65,6 +65,17 @@ class GeneralizableField(nn.Module):
         """Return the latents of signals of one shape, batch first. A light field is encoded from all views it holds."""
         raise NotImplementedError(f"{type(self).__name__} must implement encode")
 
+    def check_signals(self, signals: Sequence[Signal]) -> None:
+        """Raise InrError for signals of another kind or with other channels than the model was trained on."""
+        for signal in signals:
+            spec = signal.spec
+            if spec.kind != self.spec.kind:
+                raise InrError(f"This model was trained on signals of kind {self.spec.kind!r}; {signal.name} is of kind "
+                               f"{spec.kind!r}.")
+            if spec.out_features != self.spec.out_features:
+                raise InrError(f"This model was trained on signals of {self.spec.out_features} channels; {signal.name} "
+                               f"has {spec.out_features}. Read it as the training did ({signal.one_size or 'convert it'}).")
+
     def stored(self, coords: Tensor) -> Tensor:
         """Refuse: a model of many signals is no field before one of them has been encoded."""
         raise InrError(f"This is a {self.name} model of many signals, not one signal. Encode one: "

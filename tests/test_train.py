@@ -73,13 +73,26 @@ def test_a_corrupt_or_odd_file_is_named_and_skipped_or_stops(folder, tmp_path):
     with pytest.warns(UserWarning, match=r"03\.png"):
         found = open_set(folder, cache=tmp_path / "cache")
     assert len(found) == 9 and "03" not in found.names
-    assert any("odd.png" in line and "--size" in line for line in found.skipped)
+    assert any("odd.png is 20 × 20 of 3 channels" in line and "--size" in line for line in found.skipped)
     for cache in ("cache", "fresh"):                    # also where it was decoded before
         with pytest.raises(InrError, match=r"03\.png"):
             open_set(folder, cache=tmp_path / cache, on_error="stop")
     assert not [p for p in (tmp_path / "fresh").iterdir()], "a stopped decoding leaves nothing behind"
     with pytest.raises(InrError, match="no signals"):
         open_set(tmp_path / "cache", cache=tmp_path / "x")
+
+
+def test_what_a_set_lacks_is_said_in_the_terms_of_its_kind(folder, tmp_path):
+    import soundfile
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    for name, count in (("a", 500), ("b", 400)):
+        soundfile.write(sounds / f"{name}.wav", np.sin(np.arange(count) / 9), 8000)
+    with pytest.warns(UserWarning, match=r"b\.wav is 400 of 1 channels, a is 500 of 1 channels; .*--seconds-long"):
+        open_set(sounds, cache=tmp_path / "cache")
+    Image.fromarray(picture(1)[..., 0]).save(folder / "grey.png")
+    with pytest.warns(UserWarning, match=r"grey\.png is 16 × 16 of 1 channels, 00 is 16 × 16 of 3 channels"):
+        open_set(folder, cache=tmp_path / "cache")
 
 
 def test_training_improves_held_out_signals(signals):
@@ -190,6 +203,15 @@ def test_half_precision_trains_close_to_full(signals):
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
+def test_an_overflow_in_half_precision_skips_the_step_without_clipping_too(signals, monkeypatch):
+    monkeypatch.setattr(torch.nn.functional, "mse_loss", lambda a, b: (a - b).square().mean() * 1e38)
+    model = lainr(signals)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = TrainConfig(steps=1, batch=4, points=64, warmup=0, ema=0.0, device="cpu", precision="fp16", clip=0.0)
+    next(train_steps(model, signals.split(2)[0], config))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_codes_are_quantised_within_half_a_step():
     values = torch.randn(20, 7) * torch.arange(1, 8)
     for bits in range(1, 9):
@@ -281,6 +303,52 @@ def test_train_encode_and_look_from_the_command_line(inr, folder, tmp_path):
     assert status == 1 and "inr encode" in err
     status, out, err = inr("train", "lainer", folder)
     assert status == 1 and "lainr" in err
+
+
+@pytest.fixture
+def run(folder, tmp_path, inr):
+    status, _, err = inr("train", "lainr", folder, "-o", "run", *FLAGS, "--steps", 2, "--batch", 4, "--validation", 0,
+                         "--device", "cpu", "--cache", tmp_path / "cache")
+    assert status == 0, err
+    return "run"
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--tune", "none", "--steps", 1], "latents or all"), (["--tune", "all"], "--steps"), (["--lr", 0.1], "--steps"),
+    (["--bits", 4], "--share"), (["--share", "--bits", 9], "1 to 8"), (["--share", "--tune", "all", "--steps", 1], "all"),
+    (["--steps", -1], "at least 0"), (["--views", 1], "light fields")])
+def test_encode_refuses_what_cannot_be_and_flags_without_effect(inr, run, folder, tmp_path, flags, message):
+    status, _, err = inr("encode", run, folder / "03.png", "-o", "out/x.safetensors", *flags)
+    assert status == 1 and message in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_encode_names_what_does_not_suit_the_model(inr, run, folder, tmp_path):
+    Image.fromarray(picture(1)[..., 0]).save(tmp_path / "grey.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name, message in (("grey.png", "3 channels; grey has 1"), ("empty.png", "0 bytes"), ("nothing.png", "not exist")):
+        status, _, err = inr("encode", run, name, "-o", "out.safetensors")
+        assert status == 1 and message in err and len(err.strip().splitlines()) == 1
+    status, _, err = inr("encode", run, folder / "03.png", "nothing.png", "-o", "both")
+    assert status == 1 and not (tmp_path / "both").exists(), "what is missing is said before anything is encoded"
+    status, _, err = inr("encode", run, "grey.png", "--mode", "rgb", "-o", "out.safetensors")
+    assert status == 0, err
+
+
+def test_settings_that_count_nothing_are_refused(inr, folder, tmp_path):
+    for field, flags in (("lainr", ["--patch", 0]), ("lainr", ["--heads", 0]), ("transinr", ["--groups", 0]),
+                         ("lfn", ["--encode-steps", 0]), ("lainr", ["--workers", -1])):
+        status, _, err = inr("train", field, folder, "-o", "run", *flags, "--cache", tmp_path / "cache")
+        assert status == 1 and flags[0] in err and "at least" in err and len(err.strip().splitlines()) == 1
+        assert not (tmp_path / "run").exists()
+
+
+def test_tokens_refuses_what_it_cannot_draw(inr, run, folder):
+    assert inr("encode", run, folder / "03.png", "-o", "one.safetensors")[0] == 0
+    for flags, message in ((["tokens.xyz"], ".png"), (["t.png", "--resolution", 0], "--resolution"),
+                           (["t.png", "--view", 2], "--view")):
+        status, _, err = inr("tokens", "one.safetensors", *flags)
+        assert status == 1 and message in err and len(err.strip().splitlines()) == 1
 
 
 def test_few_shot_light_fields(tmp_path):

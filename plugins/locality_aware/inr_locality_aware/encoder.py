@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inr_scenes.errors import InrError
 from inr_scenes.generalizable import grids, posed_views
 from inr_scenes.signal import Signal
 from inr_scenes.spec import Spec
@@ -99,11 +98,7 @@ class TokenEncoder(nn.Module):
 
     def forward(self, signals: Sequence[Signal]) -> Tensor:
         """Read signals of one shape into tokens."""
-        kind = signals[0].spec.kind
-        if kind != self.patches.kind:
-            raise InrError(f"This model was trained on signals of kind {self.patches.kind!r}; {signals[0].name} is "
-                           f"of kind {kind!r}.")
-        grid = (posed_views if kind == "lightfield" else grids)(signals).to(self.tokens.device)
+        grid = (posed_views if self.patches.kind == "lightfield" else grids)(signals).to(self.tokens.device)
         data = self.patches(grid)
         tokens = self.tokens.expand(len(data), -1, -1).to(data.dtype)
         *inner, last = self.blocks

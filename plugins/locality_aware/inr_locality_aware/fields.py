@@ -15,10 +15,11 @@ from .composers import PatternDecoder, WeightDecoder, layer_sizes
 from .decoder import LocalityAwareDecoder
 from .encoder import Heads, TokenEncoder
 from .features import LogFourier
+from .sizes import Sizes
 
 
 @dataclass(frozen=True)
-class EncoderConfig:
+class EncoderConfig(Sizes):
     """The transformer encoder, small enough for a CPU; --preset published is the papers' size."""
 
     patch: int = 8
@@ -53,6 +54,7 @@ class TokenField(GeneralizableField):
 
     def encode(self, signals: Sequence[Signal]) -> dict[str, Tensor]:
         """Return the latents of signals of one shape in one pass; light fields are read from all views they hold."""
+        self.check_signals(signals)
         return self.heads(self.encoder(signals))
 
     @classmethod

@@ -118,9 +118,14 @@ def test_published_preset_has_the_papers_sizes():
 
 def test_wrong_kinds_and_sizes_are_refused():
     signals = images()
-    model = build_model(LocalityAware, signals.spec, MODELS[0][1])
-    with pytest.raises(InrError, match="was trained on signals of kind 'image'"):
-        model.encode([small_signal("audio")])
+    others = [build_model(cls, signals.spec, config) for cls, config in MODELS]
+    grey = signals[0].from_array(torch.rand(24, 20, 1).numpy(), name="grey")
+    for model in others:
+        with pytest.raises(InrError, match="was trained on signals of kind 'image'"):
+            model.encode([small_signal("audio")])
+        with pytest.raises(InrError, match="3 channels; grey has 1"):
+            model.encode([grey])
+    model = others[0]
     from inr_scenes.signals.image import ImageSignal
     other = ImageSignal.from_array(torch.rand(8, 8, 3).numpy(), name="other")
     with pytest.raises(InrError, match="one size"):
