@@ -305,6 +305,66 @@ def test_train_encode_and_look_from_the_command_line(inr, folder, tmp_path):
     assert status == 1 and "lainr" in err
 
 
+def test_a_crop_keeps_the_tokens_that_its_samples_need(signals, tmp_path):
+    training, _ = signals.split(2)
+    model = lainr(signals)
+    for _ in train_steps(model, training, TrainConfig(steps=60, batch=8, points=0, lr=3e-3, warmup=5, device="cpu")):
+        pass
+    with torch.no_grad():
+        field = model.field(model.encode([signals[0]]), signals[0].spec)
+        field.latents["tokens"][3] = 50 * field.latents["tokens"][3].sign()     # far from every query, or near to all
+    part = field.crop(((2, 6), (8, 12)))
+    assert part.spec.shape == (4, 4) and 1 <= part.config.tokens <= 8
+    coords = part.spec.coords(torch.arange(16))
+    with torch.no_grad():
+        assert (part(coords) - field(coords)).abs().max() <= 1 / 255
+        left = field.crop(drop=[0, 5])
+        assert torch.equal(left.latents["tokens"], field.latents["tokens"][[1, 2, 3, 4, 6, 7]])
+        assert torch.equal(field.crop(keep=[2]).latents["tokens"], field.latents["tokens"][2:3])
+    again = archive.open(archive.save(left, tmp_path / "left.safetensors"))
+    with torch.no_grad():
+        assert torch.equal(again(coords), left(coords))
+    shared = archive.open(archive.save(left, tmp_path / "shared.safetensors", share=8), model=model)
+    assert shared.config.tokens == 6
+    for wrong in ({"keep": [8]}, {"drop": range(8)}):
+        with pytest.raises(InrError, match="0 to 7"):
+            field.crop(**wrong)
+    ipc = {k: v for k, v in SMALL.items() if k not in ("token_features", "bandwidths", "query_bandwidth")}
+    other = build_model(MODELS["ipc"], signals.spec, ipc)
+    with torch.no_grad():
+        bound = other.field(other.encode([signals[0]]), signals[0].spec)
+    with pytest.raises(InrError, match="whole signal"):
+        bound.crop(((2, 6), (8, 12)))
+
+
+def test_a_token_that_no_sample_attends_to_is_not_needed(signals):
+    from inr_scenes.generalizable import needed_tokens
+    model = lainr(signals, decoder_heads=1)
+    with torch.no_grad():
+        field = model.field(model.encode([signals[0]]), signals[0].spec)
+        attention = field.decoder.modulation
+        attention.query.weight.zero_()
+        attention.query.bias.copy_(torch.eye(32)[0] * 40)
+        attention.key.weight.zero_()
+        attention.key.weight[0, 0] = 1
+        field.latents["tokens"][:, 0] = torch.tensor([0.0, 0, 9, 0, 0, 9, 0, 0])    # all weight goes to tokens 2 and 5
+    assert needed_tokens(field, field.spec) == [2, 5]
+
+
+def test_crop_of_encoded_archives_from_the_command_line(inr, run, folder, tmp_path):
+    assert inr("encode", run, folder / "03.png", "-o", "one.safetensors", "--share")[0] == 0
+    status, _, err = inr("crop", "one.safetensors", "part.safetensors", "--box", 0, 0, 8, 16)
+    assert status == 1 and "--model" in err
+    status, out, err = inr("crop", "one.safetensors", "part.safetensors", "--box", 0, 0, 8, 16, "--model", run,
+                           "--json")
+    assert status == 0, err
+    assert json.loads(out)["shape"] == [8, 16, 3]
+    assert inr("export", "part.safetensors", "part.png", "--model", run)[0] == 0
+    assert Image.open(tmp_path / "part.png").size == (16, 8)
+    status, out, err = inr("crop", "one.safetensors", "few.safetensors", "--drop", 1, 2, 3, "--model", run, "--json")
+    assert status == 0 and archive.header(tmp_path / "few.safetensors")["parameters"] == 5 * 16, err
+
+
 @pytest.fixture
 def run(folder, tmp_path, inr):
     status, _, err = inr("train", "lainr", folder, "-o", "run", *FLAGS, "--steps", 2, "--batch", 4, "--validation", 0,
@@ -315,8 +375,8 @@ def run(folder, tmp_path, inr):
 
 @pytest.mark.parametrize("flags, message", [
     (["--tune", "none", "--steps", 1], "latents or all"), (["--tune", "all"], "--steps"), (["--lr", 0.1], "--steps"),
-    (["--bits", 4], "--share"), (["--share", "--bits", 9], "1 to 8"), (["--share", "--tune", "all", "--steps", 1], "all"),
-    (["--steps", -1], "at least 0"), (["--views", 1], "light fields")])
+    (["--bits", 4], "--share"), (["--share", "--bits", 9], "1 to 8"), (["--steps", -1], "at least 0"),
+    (["--share", "--tune", "all", "--steps", 1], "all"), (["--views", 1], "light fields")])
 def test_encode_refuses_what_cannot_be_and_flags_without_effect(inr, run, folder, tmp_path, flags, message):
     status, _, err = inr("encode", run, folder / "03.png", "-o", "out/x.safetensors", *flags)
     assert status == 1 and message in err and len(err.strip().splitlines()) == 1
@@ -326,7 +386,8 @@ def test_encode_refuses_what_cannot_be_and_flags_without_effect(inr, run, folder
 def test_encode_names_what_does_not_suit_the_model(inr, run, folder, tmp_path):
     Image.fromarray(picture(1)[..., 0]).save(tmp_path / "grey.png")
     (tmp_path / "empty.png").write_bytes(b"")
-    for name, message in (("grey.png", "3 channels; grey has 1"), ("empty.png", "0 bytes"), ("nothing.png", "not exist")):
+    for name, message in (("grey.png", "3 channels; grey has 1"), ("empty.png", "0 bytes"),
+                          ("nothing.png", "not exist")):
         status, _, err = inr("encode", run, name, "-o", "out.safetensors")
         assert status == 1 and message in err and len(err.strip().splitlines()) == 1
     status, _, err = inr("encode", run, folder / "03.png", "nothing.png", "-o", "both")

@@ -1,7 +1,7 @@
 """The fields `lainr`, `ipc` and `transinr`: one transformer encoder, three ways for its tokens to make a function."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -111,6 +111,13 @@ class LocalityAware(TokenField):
         """R tokens; a pattern composer's are as wide as its layer."""
         features = config.token_features if config.token_aggregation else config.hidden_features
         return {"tokens": (config.tokens, features)}
+
+    @classmethod
+    def with_tokens(cls, config, count: int):
+        """Return the config of `count` tokens: the decoder is the same for any number that it selects from."""
+        if not config.token_aggregation:
+            return super().with_tokens(config, count)
+        return replace(config, tokens=count)
 
     @classmethod
     def suggest(cls, signal: Signal, preset: str) -> Recipe:
