@@ -82,6 +82,39 @@ def test_a_corrupt_or_odd_file_is_named_and_skipped_or_stops(folder, tmp_path):
         open_set(tmp_path / "cache", cache=tmp_path / "x")
 
 
+def test_pictures_of_16_bits_among_others_keep_their_values(tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, value in (("a", np.uint8(200)), ("b", np.uint16(40000)), ("c", np.uint8(100))):
+        Image.fromarray(np.full((8, 6), value)).save(folder / f"{name}.png")
+    for names in ("abc", "bc"):             # whichever is first decides the type that the set is kept in
+        found = open_set(folder, cache=tmp_path / "cache")
+        assert "".join(found.names) == names
+        stored = [float(found[i].array()[0, 0, 0]) for i in range(len(found))]
+        assert stored[-2:] == pytest.approx([40000 / 65535, 100 / 255], abs=0.002)
+        (folder / "a.png").unlink(missing_ok=True)
+
+
+def test_a_large_set_costs_one_spec_and_a_light_field_only_what_is_asked_for(signals, tmp_path):
+    from inr_scenes.testing import small_signal
+    from inr_scenes.views import around
+    assert len({id(spec) for spec in signals.specs}) == 1
+    from inr_scenes.dataset import RaySignal
+    spec = small_signal("lightfield").spec
+
+    class Rows(np.ndarray):
+        asked = []
+
+        def __getitem__(self, index):
+            self.asked.append(index)
+            return np.asarray(self)[index]
+
+    rays, data = np.zeros((100, 6), np.float32).view(Rows), np.full((100, 3), 255, np.uint8).view(Rows)
+    signal = RaySignal(spec.replace(cameras=around(1, 10)), rays, data, 1 / 255, "x")
+    assert torch.equal(signal.sample(torch.tensor([7, 3]))[1], torch.ones(2, 3))
+    assert [index.tolist() for index in Rows.asked] == [[7, 3], [7, 3]]
+
+
 def test_what_a_set_lacks_is_said_in_the_terms_of_its_kind(folder, tmp_path):
     import soundfile
     sounds = tmp_path / "sounds"
