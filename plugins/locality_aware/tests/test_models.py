@@ -134,3 +134,10 @@ def test_wrong_kinds_and_sizes_are_refused():
         model.stored(torch.zeros(1, 2))
     with pytest.raises(InrError, match="conv"):
         build_model(HyperSiren, small_signal("audio").spec, {"encoder": "conv"})
+
+
+def test_the_fast_preset_trains_all_three_alike_and_the_published_one_as_its_papers():
+    signal = images()[0]
+    for cls in (LocalityAware, PatternComposer, WeightModulation):
+        assert cls.suggest(signal, "fast").fit == {"optimizer": "muon", "lr": 1e-2}
+        assert cls.suggest(signal, "published").fit["optimizer"] == "adam"
