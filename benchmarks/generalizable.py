@@ -1,26 +1,32 @@
 """Generalizable fields: LAINR against IPC, TransINR and its own ablations, at equal data, steps and encoder.
 
-    python benchmarks/generalizable.py                       # small: 32 px, minutes on a CPU
-    python benchmarks/generalizable.py --full                # 128 px, the published sizes, a GPU
-    python benchmarks/generalizable.py --parts speed decode  # steps per second; encoding and decoding large images
-    python benchmarks/generalizable.py --parts few-shot      # light fields of held-out objects from 1 to 5 views
-    python benchmarks/generalizable.py --parts refine        # test-time optimisation against a random Fourier network
+    python benchmarks/generalizable.py                               # compare: small, 32 px, minutes a run on a CPU
+    python benchmarks/generalizable.py --parts compare ablations bands levels --seeds 2
+    python benchmarks/generalizable.py --full --name full            # 128 px, the published decoder, a GPU
+    python benchmarks/generalizable.py --parts speed decode          # steps per second; encoding and decoding large images
+    python benchmarks/generalizable.py --parts fewshot               # light fields of held-out objects from 1 to 5 views
+    python benchmarks/generalizable.py --parts refine                # test-time optimisation against a Fourier network
 
-Held-out PSNR is the mean over images that no variant trained on. Results go to benchmarks/results/.
+Held-out PSNR is the mean over images that no variant trained on. All figures of one --name go, as they come, into
+benchmarks/results/generalizable-NAME.json, curves into PNGs beside it. The same command again goes on where it was
+stopped, within a training too, and leaves out what is there; more --seeds or --variants add to it; --fresh forgets it.
 """
 
 import argparse
 import contextlib
 import json
-import math
 import resource
 import statistics
 import time
 from pathlib import Path
 
+import pooch
 import torch
 
+from inr_scenes.archive import open as open_archive
+from inr_scenes.archive import save
 from inr_scenes.dataset import open_set
+from inr_scenes.files import atomic
 from inr_scenes.fit import FitConfig, steps
 from inr_scenes.generalizable import build_model, concentration, token_maps
 from inr_scenes.metrics import psnr
@@ -31,6 +37,7 @@ from inr_scenes.train import TrainConfig, Validation, spread, train_steps
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 RESULTS = Path(__file__).parent / "results"
+CACHE = Path(pooch.os_cache("inr_scenes")) / "benchmarks"
 VARIANTS = {
     "lainr": ("lainr", {}),
     "ipc": ("ipc", {}),
@@ -38,68 +45,164 @@ VARIANTS = {
     "without token aggregation": ("lainr", {"token_aggregation": False}),
     "without multi-band modulation": ("lainr", {"multi_band": False}),
     "without linear maps": ("lainr", {"linear_maps": False}),
-    "bands reversed": ("lainr", {"reverse": True}),
-    "one level": ("lainr", {"levels": 1}),
-    "three levels": ("lainr", {"levels": 3}),
+    "bands reversed": ("lainr", {"bands": (0.25, 1.0)}),
+    "bands both high": ("lainr", {"bands": (1.0, 1.0)}),
+    "bands both low": ("lainr", {"bands": (0.25, 0.25)}),
+    "query highest": ("lainr", {"bands": (0.25, 0.125), "query": 1.0}),
+    "one level": ("lainr", {"bands": (1.0,)}),
+    "three levels": ("lainr", {"bands": (1.0, 0.5, 0.25)}),
+    "four levels": ("lainr", {"bands": (1.0, 0.7, 0.5, 0.25)}),
 }
-SMALL = {"patch": 4, "width": 96, "blocks": 2, "heads": 3, "head_features": 32, "hidden_features": 64,
-         "frequency_features": 64}
-FULL = {"patch": 8, "width": 768, "blocks": 6, "heads": 12, "head_features": 64, "hidden_features": 256,
-        "frequency_features": 256}
+PLANS = {
+    "compare": ("lainr", "ipc", "transinr"),
+    "ablations": ("lainr", "without token aggregation", "without multi-band modulation", "without linear maps"),
+    "bands": ("lainr", "bands reversed", "bands both high", "bands both low", "query highest"),
+    "levels": ("one level", "lainr", "three levels", "four levels"),
+}
+SMALL = {"size": 32, "patch": 8, "width": 96, "blocks": 2, "heads": 3, "head_features": 32, "hidden": 64, "tokens": 32,
+         "points": 512, "batch": 16, "steps": 2000, "optimizer": "muon", "lr": 1e-2, "ema": 0.99, "warmup": 50}
+FULL = {"size": 128, "patch": 8, "width": 768, "blocks": 6, "heads": 12, "head_features": 64, "hidden": 256,
+        "tokens": 256, "points": 4096, "batch": 16, "steps": 20_000, "optimizer": "adam", "lr": 1e-4, "ema": 0.999,
+        "warmup": 200}
+SETTINGS = (*SMALL, "minutes", "precision", "held_out")
 
 
-def model(variant: str, signal, sizes: dict, tokens: int, seed: int):
+class Record:
+    """The figures of one --name: read when a benchmark begins, written whenever there is something new."""
+
+    def __init__(self, options):
+        self.path, self.cache = RESULTS / f"generalizable-{options.name}.json", CACHE / options.name
+        self.facts = json.loads(self.path.read_text()) if self.path.is_file() else {}
+        self.fresh = {"variants" if part in PLANS else part for part in options.parts} if options.fresh else set()
+
+    def part(self, part: str, settings: dict) -> dict:
+        """Return what is known of a part; refuse to mix figures of different settings."""
+        known = self.facts.get(part)
+        if known is None or part in self.fresh:
+            self.fresh.discard(part)
+            known = self.facts[part] = {"settings": settings}
+        different = {k for k in settings.keys() | known["settings"].keys() if settings.get(k) != known["settings"].get(k)}
+        if different:
+            raise SystemExit(f"{self.path} holds {part} of another {', '.join(sorted(different))}: give those settings, "
+                             f"another --name, or --fresh.")
+        return known
+
+    def write(self) -> None:
+        """Write everything."""
+        with atomic(self.path) as temporary:
+            temporary.write_text(json.dumps(self.facts, indent=1) + "\n")
+
+    def plot(self, curves: dict, across: str, up: str, name: str, logarithmic: bool = False) -> None:
+        """Draw {label: [[(x, y), …], …]} into a PNG of the record's name."""
+        with contextlib.suppress(ImportError):
+            import matplotlib
+            matplotlib.use("Agg")
+            from matplotlib import pyplot
+
+            figure, axes = pyplot.subplots(figsize=(7, 4.5))
+            for i, (label, runs) in enumerate(curves.items()):
+                for j, run in enumerate(runs):
+                    axes.plot(*zip(*run), color=f"C{i}", alpha=0.8, label=label if j == 0 else None)
+            axes.set_xlabel(across)
+            axes.set_ylabel(up)
+            axes.set_xscale("symlog", linthresh=0.1) if logarithmic else None
+            axes.grid(alpha=0.3)
+            axes.legend(fontsize=8)
+            figure.savefig(self.path.with_name(f"{self.path.stem}-{name}.png"), dpi=120, bbox_inches="tight")
+            pyplot.close(figure)
+
+
+def model(variant: str, signal, options, seed: int = 0):
     """Build a variant: the same encoder for all, bandwidths in the paper's ratios scaled to the size of the images."""
     name, changes = VARIANTS[variant]
-    cls = find_model(name)
-    changes = dict(changes)
-    config = {**cls.suggest(signal, "fast").config, **sizes}
+    cls, changes = find_model(name), dict(changes)
+    config = {**cls.suggest(signal, "fast").config, "hidden_features": options.hidden,
+              "frequency_features": options.hidden,
+              **{key: getattr(options, key) for key in ("patch", "width", "blocks", "heads", "head_features")}}
     if name == "transinr":
-        config["groups"] = tokens // 4
+        config["groups"] = max(1, options.tokens // 4)      # of each of its five layers; the last has three columns
     else:
-        config["tokens"] = tokens
+        config["tokens"] = options.tokens
     if name == "lainr":
-        config |= {"token_features": sizes["hidden_features"]}
-        bands = config["bandwidths"]
-        if changes.pop("reverse", False):
-            bands = tuple(reversed(bands))
-        middle = (math.sqrt(bands[0] * bands[1]),)
-        config["bandwidths"] = {1: bands[:1], 2: bands, 3: bands[:1] + middle + bands[1:]}[changes.pop("levels", 2)]
+        highest = config["bandwidths"][0]
+        if "bands" in changes:
+            config["bandwidths"] = tuple(max(1.0, ratio * highest) for ratio in changes.pop("bands"))
+        if "query" in changes:
+            config["query_bandwidth"] = changes.pop("query") * highest
+        config["token_features"] = options.hidden
     return build_model(cls, signal.spec, {**config, **changes}, seed=seed)
 
 
-def compare(options) -> dict:
-    """Train every variant with every seed; return PSNR over steps, parameters and steps per second."""
+def flowers(options):
+    """Return the flowers for training, and those held out."""
     found = open_set(DATA / "many_images" / "flowers128", options={"size": (options.size, options.size)})
-    training, held_out = found.split(options.held_out, 0)
-    validation = Validation([held_out[i] for i in range(len(held_out))])
-    rows = {}
+    return found.split(options.held_out, 0)
+
+
+def train(record: Record, entry: dict, key: str, variant: str, seed: int, data, options):
+    """Train a variant, or go on with its training, or take it from the cache; its curve grows in `entry`.
+
+    entry: {"curve": [[step, seconds, psnr], …], …} of this one training · key: names its files in the cache.
+    """
+    training, validation = data
+    field = model(variant, training[0], options, seed)
+    place = record.cache / f"{key}-{variant}-{seed}".replace(" ", "-")
+    state, done = place.with_suffix(".pt"), place.with_suffix(".safetensors")
+    if entry.get("done") and done.is_file():
+        return open_archive(done, device=options.device)
+    resume = None
+    if entry.get("curve") and not entry.get("done") and state.is_file():
+        resume = torch.load(state, weights_only=True)
+        entry["curve"] = [point for point in entry["curve"] if point[0] <= resume["step"]]
+    else:
+        entry |= {"parameters": field.parameter_count, "curve": [], "done": False}
+    config = TrainConfig(steps=None if options.minutes else options.steps, batch=options.batch, points=options.points,
+                         seconds=options.minutes * 60 if options.minutes else None, lr=options.lr, ema=options.ema,
+                         optimizer=options.optimizer, warmup=options.warmup, precision=options.precision, seed=seed,
+                         validate_every=0 if options.minutes else max(1, options.steps // 10), device=options.device)
+    saved = time.monotonic()
+    for step in train_steps(field, training, config, validation=validation, resume=resume):
+        if step.metrics:
+            entry["curve"].append([step.step, round(step.seconds, 2), round(step.metrics["psnr"], 3)])
+            record.write()
+        if time.monotonic() - saved > options.save_every and step.progress < 1:
+            saved = time.monotonic()
+            with atomic(state) as temporary:
+                torch.save(step.state(), temporary)
+    entry |= {"done": True, "steps": step.step, "seconds": round(step.seconds, 3)}
+    save(field, done)
+    state.unlink(missing_ok=True)
+    record.write()
+    return field.eval()
+
+
+def study(record: Record, plan: str, options) -> None:
+    """Train the variants of a plan with every seed, seed after seed; print a table and plot PSNR over steps.
+
+    All plans share their trainings: LAINR itself is trained once a seed.
+    """
+    training, held_out = flowers(options)
+    data = training, Validation([held_out[i] for i in range(len(held_out))])
+    facts = record.part("variants", {key: getattr(options, key) for key in SETTINGS})
+    chosen = [variant for variant in PLANS[plan] if not options.variants or variant in options.variants]
     for seed in range(options.seeds):
-        for variant in options.variants:
-            field = model(variant, found[0], FULL if options.full else SMALL, options.tokens, seed)
-            config = TrainConfig(steps=options.steps, lr=options.lr, points=options.points, batch=16, seed=seed,
-                                 validate_every=max(1, options.steps // 8), ema=options.ema, warmup=options.warmup,
-                                 precision=options.precision)
-            curve, seconds = [], 0.0
-            for step in train_steps(field, training, config, validation=validation):
-                seconds = step.seconds
-                if step.metrics:
-                    curve.append((step.step, step.metrics["psnr"]))
-            row = rows.setdefault(variant, {"parameters": field.parameter_count, "curves": [], "steps_per_second": [],
-                                            "concentration": []})
-            row["curves"].append(curve)
-            row["steps_per_second"].append(round(options.steps / seconds, 2))
-            row["concentration"].append(_concentration(field, held_out))
-            print(f"seed {seed}  {variant:<30} {curve[-1][1]:.2f} dB  {options.steps / seconds:.1f} steps/s  "
-                  f"concentration {row['concentration'][-1]:.2f}", flush=True)
-            _write("compare", {"options": _facts(options), "variants": rows})
-    print("\n| variant | parameters | held-out PSNR | spread | concentration |\n|---|---|---|---|---|")
-    for variant, row in sorted(rows.items(), key=lambda item: -statistics.mean(c[-1][1] for c in item[1]["curves"])):
-        ends = [curve[-1][1] for curve in row["curves"]]
-        print(f"| {variant} | {row['parameters']:,} | {statistics.mean(ends):.2f} | "
-              f"{max(ends) - min(ends):.2f} | {statistics.mean(row['concentration']):.2f} |")
-    _plot({variant: row["curves"] for variant, row in rows.items()}, "step", "held-out PSNR (dB)", "compare")
-    return rows
+        for variant in chosen:
+            entry = facts.setdefault("runs", {}).setdefault(variant, {}).setdefault(str(seed), {})
+            if not entry.get("done") or "concentration" not in entry:
+                field = train(record, entry, "images", variant, seed, data, options)
+                entry["concentration"] = round(_concentration(field, held_out), 3)
+                record.write()
+            print(f"seed {seed}  {variant:<30} {entry['curve'][-1][2]:.2f} dB  "
+                  f"{entry['steps'] / entry['seconds']:.1f} steps/s  concentration {entry['concentration']:.2f}",
+                  flush=True)
+    rows = {variant: [facts["runs"][variant][str(seed)] for seed in range(options.seeds)] for variant in chosen}
+    print(f"\n{plan}\n\n| variant | parameters | held-out PSNR | spread | concentration |\n|---|---|---|---|---|")
+    for variant, runs in sorted(rows.items(), key=lambda row: -statistics.mean(r["curve"][-1][2] for r in row[1])):
+        ends = [run["curve"][-1][2] for run in runs]
+        print(f"| {variant} | {runs[0]['parameters']:,} | {statistics.mean(ends):.2f} | {max(ends) - min(ends):.2f} | "
+              f"{statistics.mean(run['concentration'] for run in runs):.2f} |")
+    record.plot({variant: [[(step, value) for step, _, value in run["curve"]] for run in runs]
+                 for variant, runs in rows.items()}, "step", "held-out PSNR (dB)", plan)
 
 
 @torch.no_grad()
@@ -114,32 +217,34 @@ def _concentration(field, signals) -> float:
     return statistics.mean(scores)
 
 
-def speed(options) -> dict:
+def speed(record: Record, options) -> None:
     """Compare training steps of LAINR, IPC, and LAINR written plainly; interleaved, the best of several rounds."""
-    found = open_set(DATA / "many_images" / "flowers128", options={"size": (options.size, options.size)})
-    training, _ = found.split(options.held_out, 0)
+    training, _ = flowers(options)
+    facts = record.part("speed", {key: getattr(options, key) for key in SETTINGS if key not in ("steps", "minutes")})
     rounds: dict[str, list[float]] = {}
-    names = ("lainr", "ipc", "plain")
     running = {}
-    for name in names:
-        field = model("lainr" if name == "plain" else name, found[0], FULL if options.full else SMALL,
-                      options.tokens, 0)
+    for name in ("lainr", "ipc", "plain"):
+        field = model("lainr" if name == "plain" else name, training[0], options)
         if name == "plain":
             field.decode = _plain_decode(field)
-        config = TrainConfig(steps=10_000, points=0, ema=0.0, precision="32" if name == "plain" else options.precision)
+        config = TrainConfig(steps=10_000, points=0, batch=options.batch, ema=0.0, device=options.device,
+                             precision="32" if name == "plain" else options.precision)
         running[name] = train_steps(field, training, config)
-        next(running[name])
-    for _ in range(5):
-        for name in names:
-            start = time.perf_counter()
-            next(running[name])
-            rounds.setdefault(name, []).append(1 / (time.perf_counter() - start))
+        _timed_step(running[name])
+    for _ in range(options.rounds):
+        for name, loop in running.items():
+            rounds.setdefault(name, []).append(1 / _timed_step(loop))
     best = {name: max(times) for name, times in rounds.items()}
-    facts = {"steps_per_second": best, "lainr_over_ipc": best["lainr"] / best["ipc"],
-             "lainr_over_plain": best["lainr"] / best["plain"]}
+    facts |= {"steps_per_second": best, "lainr_over_ipc": best["lainr"] / best["ipc"],
+              "lainr_over_plain": best["lainr"] / best["plain"], "threads": torch.get_num_threads()}
+    record.write()
     print(json.dumps(facts, indent=1))
-    _write("speed", {"options": _facts(options), **facts})
-    return facts
+
+
+def _timed_step(loop) -> float:
+    start = time.perf_counter()
+    next(loop).loss.item()              # waits for an accelerator
+    return time.perf_counter() - start
 
 
 def _plain_decode(field, chunk: int = 256):
@@ -163,93 +268,117 @@ def _plain_decode(field, chunk: int = 256):
 
 
 @torch.no_grad()
-def decode(options) -> dict:
+def decode(record: Record, options) -> None:
     """Encode a 178×178 image and decode a 1024×1024 one with the published sizes (weights untrained)."""
+    from inr_scenes.field import decode_all
+
+    facts = record.part("decode", {})
     small = ImageSignal.from_array(torch.rand(178, 178, 3).numpy())
     cls = find_model("lainr")
-    config = cls.suggest(small, "published").config
-    field = build_model(cls, small.spec, config).eval()
+    field = build_model(cls, small.spec, cls.suggest(small, "published").config).eval()
     times = []
     for _ in range(3):
         start = time.perf_counter()
         latents = field.encode([small])
         times.append(time.perf_counter() - start)
-    large = small.spec.resampled((1024, 1024))
-    bound = field.field(latents, large)
-    from inr_scenes.field import decode_all
+    bound = field.field(latents, small.spec.resampled((1024, 1024)))
     start = time.perf_counter()
     decode_all(bound)
-    facts = {"encode_178_seconds": min(times), "decode_1024_seconds": time.perf_counter() - start,
-             "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, "threads": torch.get_num_threads()}
+    facts |= {"encode_178_seconds": min(times), "decode_1024_seconds": time.perf_counter() - start,
+              "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+              "threads": torch.get_num_threads()}
+    record.write()
     print(json.dumps(facts, indent=1))
-    _write("decode", facts)
-    return facts
 
 
-def refine(options) -> dict:
+LOOKS = (0.1, 0.3, 0.6, 1, 2, 4, 7, 10, 15, 20, 30)        # seconds of test-time optimisation
+
+
+def refine(record: Record, options) -> None:
     """Train LAINR, then refine unseen images: latents, everything, and a random Fourier network, over seconds."""
+    training, held_out = flowers(options)
+    variants = record.part("variants", {key: getattr(options, key) for key in SETTINGS})
+    entry = variants.setdefault("runs", {}).setdefault("lainr", {}).setdefault("0", {})
+    data = training, Validation([held_out[i] for i in range(len(held_out))])
+    field = train(record, entry, "images", "lainr", 0, data, options)
+    facts = record.part("refine", {**variants["settings"], "seconds": options.seconds})
+    curves = facts.setdefault("curves", {"latents only": [], "everything": [], "random Fourier network": []})
+    for name, done in curves.items():
+        for i in range(len(done), min(options.images, len(held_out))):
+            done.append(_refined(field, name, held_out[i], i, options))
+            print(f"image {i}  {name:<24}" + "  ".join(f"{s:.1f} s {p:.2f}" for s, p in done[-1]), flush=True)
+            record.write()
+    facts["summary"] = {name: _ahead(done, curves["random Fourier network"]) for name, done in curves.items()
+                        if name != "random Fourier network"}
+    record.write()
+    print(json.dumps(facts["summary"], indent=1))
+    record.plot(curves, "seconds", "PSNR (dB)", "refine", logarithmic=True)
+
+
+def _refined(field, name: str, signal, seed: int, options) -> list[tuple[float, float]]:
+    """Return (seconds, PSNR) of one image's test-time optimisation, or of a new network's fit."""
     from inr_scenes.field import build
 
-    found = open_set(DATA / "many_images" / "flowers128", options={"size": (options.size, options.size)})
-    training, held_out = found.split(options.held_out, 0)
-    field = model("lainr", found[0], FULL if options.full else SMALL, options.tokens, 0)
-    config = TrainConfig(steps=options.steps, lr=options.lr, points=options.points, batch=16, ema=options.ema,
-                         warmup=options.warmup, precision=options.precision)
-    for _ in train_steps(field, training, config):
-        pass
-    curves: dict[str, list] = {"latents only": [], "everything": [], "random Fourier network": []}
-    for i in range(options.images):
-        signal = held_out[i]
-        for name in curves:
-            if name == "random Fourier network":
-                cls = find_field("fourier-mlp")
-                one, lr = build(cls, signal.spec, {}, seed=i), 1e-3
-            else:
-                with torch.no_grad():
-                    one = field.field(field.encode([signal]), signal.spec)
-                one.tune("latents" if name == "latents only" else "all")
-                lr = 3e-3 if name == "latents only" else 5e-4
-            curve = [(0.0, signal.metrics(one.eval())["psnr"])]
-            looks = [0.1, 0.3, 0.6, 1, 2, 4, 7, 10, 15, 20, 30]
-            fit = FitConfig(steps=None, seconds=options.seconds, lr=lr, batch=0, warmup=0, schedule="constant")
-            for step in steps(one, signal, fit):
-                if looks and step.seconds >= looks[0]:
-                    looks = [look for look in looks if look > step.seconds]
-                    curve.append((step.seconds, signal.metrics(one.eval())["psnr"]))
-                    one.train()
-            curves[name].append(curve)
-            print(f"image {i}  {name:<24}" + "  ".join(f"{s:.1f} s {p:.2f}" for s, p in curve), flush=True)
-    _write("refine", {"options": _facts(options), "curves": curves})
-    _plot(curves, "seconds", "PSNR (dB)", "refine")
-    return curves
+    if name == "random Fourier network":
+        cls = find_field("fourier-mlp")
+        recipe = cls.suggest(signal, "fast")
+        one, lr = build(cls, signal.spec, recipe.config, seed=seed), recipe.fit.get("lr", 1e-3)
+    else:
+        with torch.no_grad():
+            one = field.field(field.encode([signal]), signal.spec)
+        one.tune("latents" if name == "latents only" else "all")
+        lr = 3e-3 if name == "latents only" else 3e-4
+    curve, looks = [(0.0, signal.metrics(one.eval())["psnr"])], list(LOOKS)
+    config = FitConfig(steps=None, seconds=options.seconds, lr=lr, batch=0, warmup=0, schedule="constant",
+                       device=options.device)
+    for step in steps(one, signal, config):
+        if looks and step.seconds >= looks[0]:
+            looks = [look for look in looks if look > step.seconds]
+            curve.append((round(step.seconds, 3), signal.metrics(one.eval())["psnr"]))
+            one.train()
+    return curve
 
 
-def few_shot(options) -> dict:
+def _ahead(curves, others) -> dict[str, float]:
+    """Return the mean lead in dB over the first second, and until when the mean curve stays ahead."""
+    def at(runs, second):
+        return statistics.mean(max((p for s, p in run if s <= second), default=run[0][1]) for run in runs)
+
+    last = min(run[-1][0] for run in (*curves, *others))
+    looks = [look for look in (0.0, *LOOKS) if look <= last]
+    behind = [look for look in looks if at(curves, look) < at(others, look)]
+    first = [look for look in looks if look <= 1]
+    return {"lead_first_second": statistics.mean(at(curves, look) - at(others, look) for look in first),
+            "ahead_until_seconds": min(behind, default=last), "still_ahead_at_the_end": not behind}
+
+
+def few_shot(record: Record, options) -> None:
     """Train on views of many meshes; held-out objects from 1 to 5 support views, beside the nearest support view."""
-    import tempfile
-
     from inr_scenes.views import render_set
 
-    with tempfile.TemporaryDirectory() as folder:
-        pack = DATA / "many_meshes" / "quaternius.npz"
-        for _ in render_set(pack, folder, views=24, size=options.size, test=0, up="y", limit=options.objects):
-            pass
-        found = open_set(folder, kind="lightfield", cache=Path(folder) / "cache")
-        training, held_out = found.split(max(2, options.objects // 10), 0)
-        signals = [held_out[i] for i in range(len(held_out))]
-        scores = {"nearest support view": [_nearest(signals, views) for views in range(1, 6)]}
-        for variant in ("lainr", "ipc"):
-            field = model(variant, found[0], FULL if options.full else SMALL | {"patch": 8}, options.tokens, 0)
-            config = TrainConfig(steps=options.steps, lr=options.lr, points=options.points, batch=16, ema=options.ema,
-                                 warmup=options.warmup, precision=options.precision)
-            for _ in train_steps(field, training, config):
-                pass
-            scores[variant] = [Validation(signals, views).metrics(field)["psnr"] for views in range(1, 6)]
+    folder = CACHE / f"views-{options.size}-{options.objects}"
+    pack = DATA / "many_meshes" / "quaternius.npz"
+    for _ in render_set(pack, folder, views=24, size=options.size, test=0, up="y", limit=options.objects):
+        pass
+    found = open_set(folder, kind="lightfield")
+    training, held_out = found.split(max(2, options.objects // 10), 0)
+    signals = [held_out[i] for i in range(len(held_out))]
+    facts = record.part("fewshot", {key: getattr(options, key) for key in (*SETTINGS, "objects")})
+    rows = {"nearest support view": [_nearest(signals, views) for views in range(1, 6)]}
+    for seed in range(options.seeds):
+        for variant in options.variants or ("lainr", "ipc"):
+            entry = facts.setdefault("runs", {}).setdefault(variant, {}).setdefault(str(seed), {})
+            if "psnr" not in entry:
+                field = train(record, entry, "views", variant, seed, (training, Validation(signals[:8])), options)
+                entry["psnr"] = [Validation(signals, views).metrics(field)["psnr"] for views in range(1, 6)]
+                record.write()
+            rows[f"{variant}, seed {seed}"] = entry["psnr"]
+    facts["nearest support view"] = rows["nearest support view"]
+    record.write()
     print("| held-out PSNR | " + " | ".join(f"{k} views" for k in range(1, 6)) + " |\n" + "|---" * 6 + "|")
-    for name, row in scores.items():
+    for name, row in rows.items():
         print(f"| {name} | " + " | ".join(f"{score:.2f}" for score in row) + " |", flush=True)
-    _write("few-shot", {"options": _facts(options), "psnr": scores})
-    return scores
+    record.plot({name: [[*enumerate(row, 1)]] for name, row in rows.items()}, "support views", "PSNR (dB)", "fewshot")
 
 
 def _nearest(signals, views: int) -> float:
@@ -266,34 +395,8 @@ def _nearest(signals, views: int) -> float:
     return statistics.mean(scores)
 
 
-def _plot(curves: dict, across: str, up: str, name: str) -> None:
-    with contextlib.suppress(ImportError):
-        import matplotlib
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        figure, axes = pyplot.subplots(figsize=(7, 4.5))
-        for i, (label, runs) in enumerate(curves.items()):
-            for j, run in enumerate(runs):
-                axes.plot(*zip(*run), color=f"C{i}", alpha=0.8, label=label if j == 0 else None)
-        axes.set_xlabel(across)
-        axes.set_ylabel(up)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
-        RESULTS.mkdir(exist_ok=True)
-        figure.savefig(RESULTS / f"generalizable-{name}.png", dpi=120, bbox_inches="tight")
-
-
-def _facts(options) -> dict:
-    return {k: v for k, v in vars(options).items() if k not in ("parts",)}
-
-
-def _write(name: str, facts: dict) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"generalizable-{name}.json").write_text(json.dumps(facts, indent=1) + "\n")
-
-
-PARTS = {"compare": compare, "speed": speed, "decode": decode, "refine": refine, "few-shot": few_shot}
+PARTS = {**{plan: lambda record, options, plan=plan: study(record, plan, options) for plan in PLANS},
+         "speed": speed, "fewshot": few_shot, "refine": refine, "decode": decode}
 
 
 def main() -> None:
@@ -301,34 +404,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["compare"])
     parser.add_argument("--full", action="store_true", help="128 px and the published sizes")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS)[:7])
-    parser.add_argument("--size", type=int)
-    parser.add_argument("--tokens", type=int)
-    parser.add_argument("--hidden", type=int, help="width of the decoders")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--points", type=float)
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--ema", type=float, default=0.99)
-    parser.add_argument("--warmup", type=int, default=50)
-    parser.add_argument("--precision", default="32")
+    parser.add_argument("--name", help="of the results' file; default: small, or full with --full")
+    parser.add_argument("--fresh", action="store_true", help="forget the figures that the parts asked for have")
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, help="only these of the parts' variants")
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--minutes", type=float, help="of each training, instead of --steps")
+    for name, value in SMALL.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=float if name == "points" else type(value),
+                            help=f"default: {value}, with --full {FULL[name]}")
+    parser.add_argument("--precision", default="32")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--save-every", type=float, default=120, help="seconds between states to resume from")
+    parser.add_argument("--rounds", type=int, default=5, help="of the speed comparison")
     parser.add_argument("--objects", type=int, default=200, help="meshes of the few-shot set")
     parser.add_argument("--held-out", type=int, default=32)
-    parser.add_argument("--images", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--images", type=int, default=3, help="that refine looks at")
+    parser.add_argument("--seconds", type=float, default=30, help="of refining an image")
     options = parser.parse_args()
-    defaults = {"size": 128, "tokens": 256, "steps": 20_000, "points": 4096, "lr": 1e-4} if options.full else \
-        {"size": 32, "tokens": 32, "steps": 800, "points": 512, "lr": 1e-3}
-    for name, value in defaults.items():
+    for name, value in (FULL if options.full else SMALL).items():
         if getattr(options, name) is None:
             setattr(options, name, value)
+    options.name = options.name or ("full" if options.full else "small")
     if not DATA.is_dir():
         raise SystemExit(f"{DATA} is not here: this benchmark needs the flowers128 set.")
-    if options.hidden:
-        for sizes in (SMALL, FULL):
-            sizes |= {"hidden_features": options.hidden, "frequency_features": options.hidden}
+    record = Record(options)
     for part in options.parts:
-        PARTS[part](options)
+        PARTS[part](record, options)
 
 
 if __name__ == "__main__":

@@ -205,7 +205,7 @@ def _open_shared(path, head, tensors, model, cls, config, spec) -> "Field":
     except (KeyError, ValueError, RuntimeError) as error:
         raise InrError(f"{path} is damaged: its latents are not whole ({error}).") from None
     with torch.random.fork_rng(devices=[]):
-        return model.field(latents, spec)
+        return model.field(latents, spec, config=config)
 
 
 def _check_shapes(path, cls, config, spec, shapes) -> None:

@@ -25,20 +25,21 @@ from .signal import GridSignal, Signal
 from .signals.lightfield import LightFieldSignal
 from .spec import Spec
 
-LAYOUT = 1                          # of the cache; another number is another cache
+LAYOUT = 2                          # of the cache; another number is another cache
 
 
 class RaySignal(Signal):
-    """A light field out of a set: rays and values as they were decoded, mapped from the cache."""
+    """A light field out of a set: rays and values as they were decoded, of which only what is asked for is read."""
 
     kind = "lightfield"
 
-    def __init__(self, spec: Spec, rays: Tensor, data: Tensor, gain: float, name: str):
+    def __init__(self, spec: Spec, rays: np.ndarray, data: np.ndarray, gain: float, name: str):
         self.spec, self.rays, self.data, self.gain, self.name = spec, rays, data, gain, name
 
     def sample(self, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
         """Return rays (n, 6) and values (n, out) in the network's range."""
-        return self.rays[index], self.spec.values.to_net(self.data[index].float() * self.gain)
+        rays, data = (torch.from_numpy(part[index.numpy()]) for part in (self.rays, self.data))
+        return rays, self.spec.values.to_net(data.float() * self.gain)
 
     def metrics(self, field) -> dict[str, float]:
         """PSNR as the mean over views of each view's."""
@@ -56,8 +57,8 @@ class RaySignal(Signal):
 class SignalSet:
     """Signals of one kind and size, each built from the mapped file when it is asked for.
 
-    specs: one a signal · data: (signals, samples, out) raw values, stored = raw · gain · rays: (signals, samples, 6) of
-    light fields · skipped: files that could not be read, with the reason.
+    specs: one a signal, equal ones the same object · data: (signals, samples, out) raw values, stored = raw · gain ·
+    rays: (signals, samples, 6) of light fields · skipped: files that could not be read, with the reason.
     """
 
     names: tuple[str, ...]
@@ -72,10 +73,9 @@ class SignalSet:
 
     def __getitem__(self, i: int) -> Signal:
         """Return signal i, read from the file now."""
-        data = torch.from_numpy(np.array(self.data[i]))
         if self.rays is not None:
-            return RaySignal(self.specs[i], torch.from_numpy(np.array(self.rays[i])), data, self.gain, self.names[i])
-        return GridSignal(self.specs[i], data, self.gain, self.names[i])
+            return RaySignal(self.specs[i], self.rays[i], self.data[i], self.gain, self.names[i])
+        return GridSignal(self.specs[i], torch.from_numpy(np.array(self.data[i])), self.gain, self.names[i])
 
     @property
     def spec(self) -> Spec:
@@ -193,14 +193,14 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
     target.parent.mkdir(parents=True, exist_ok=True)
     place = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
     try:
-        kept, skipped, files = [], [], {}
+        kept, skipped, files, specs, first = [], [], {}, {}, None
         for path, found in zip(paths, _decoded(cls, settings, paths, workers)):
-            shape = None if isinstance(found, str) else found["data"].shape
-            if shape is not None and kept and shape != kept[0]["shape"]:
-                size = kept[0]["spec"]
-                found = (f"{path} has another size than {kept[0]['name']} "
-                         f"({[a['count'] for a in found['spec']['axes']]} and {[a['count'] for a in size['axes']]}); "
-                         f"a set needs one: give --size HEIGHT WIDTH and --mode rgb.")
+            if first and not isinstance(found, str):
+                if found["data"].shape != first["shape"]:
+                    found = (f"{path} is {_size(found)}, {kept[0][0]} is {first['size']}; a set needs one size"
+                             f"{f': {cls.one_size}' if cls.one_size else ''}.")
+                else:
+                    found["data"] = _as(found["data"], found["gain"], first)
             if isinstance(found, str):
                 if on_error == "stop":
                     raise InrError(found)
@@ -211,18 +211,36 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
                     if key not in files:
                         files[key] = (place / key).open("wb")
                     files[key].write(np.ascontiguousarray(found[key]).tobytes())
-            kept.append({"name": found["name"], "spec": found["spec"], "gain": found["gain"], "shape": shape,
-                         "dtype": str(found["data"].dtype),
-                         "cameras": {k: v.tolist() for k, v in found.get("cameras", {}).items()}})
+            first = first or {"shape": found["data"].shape, "dtype": str(found["data"].dtype), "gain": found["gain"],
+                              "size": _size(found)}
+            number = specs.setdefault(json.dumps(found["spec"]), len(specs))
+            kept.append([found["name"], number, {k: v.tolist() for k, v in found.get("cameras", {}).items()}])
         for file in files.values():
             file.close()
         if not kept:
             raise InrError(f"None of {len(paths)} signals could be read. The first: {skipped[0]}")
-        (place / "index.json").write_text(json.dumps({"signals": kept, "skipped": skipped}))
+        (place / "index.json").write_text(json.dumps(first | {"specs": [*specs], "signals": kept, "skipped": skipped}))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(place, target)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _as(data: np.ndarray, gain: float, first: dict[str, Any]) -> np.ndarray:
+    """Return raw values as the first signal's: a set holds one type and one gain, be some pictures of 16 bits."""
+    if (str(data.dtype), gain) == (first["dtype"], first["gain"]):
+        return data
+    raw = data * (gain / first["gain"])
+    return (raw.round() if np.issubdtype(first["dtype"], np.integer) else raw).astype(first["dtype"])
+
+
+def _size(found: dict[str, Any]) -> str:
+    """Return a decoded signal's size in words."""
+    shape = [axis["count"] for axis in found["spec"]["axes"]] or [found["data"].shape[0]]
+    if "cameras" in found:
+        views = found["cameras"]["size"].tolist()
+        shape = [len(views), *views[0]] if views.count(views[0]) == len(views) else [f"{len(views)} views"]
+    return f"{' × '.join(map(str, shape))} of {found['data'].shape[1]} channels"
 
 
 def _decoded(cls, settings, paths, workers: int) -> Iterator[dict[str, Any] | str]:
@@ -251,17 +269,17 @@ def _frame(cls, settings, paths) -> Spec | None:
 def _read(target: Path) -> SignalSet:
     index = json.loads((target / "index.json").read_text())
     signals = index["signals"]
-    shape = (len(signals), *signals[0]["shape"])
-    data = np.memmap(target / "data", signals[0]["dtype"], "r", shape=shape)
+    shape = (len(signals), *index["shape"])
+    data = np.memmap(target / "data", index["dtype"], "r", shape=shape)
     rays = None
     if (target / "rays").is_file():
         rays = np.memmap(target / "rays", np.float32, "r", shape=(*shape[:2], 6))
-    specs = tuple(Spec.from_json(s["spec"], _cameras(s["cameras"])) for s in signals)
-    return SignalSet(tuple(s["name"] for s in signals), specs, data, rays, signals[0]["gain"], tuple(index["skipped"]))
+    known = [Spec.from_json(json.loads(spec)) for spec in index["specs"]]
+    specs = tuple(known[number].replace(cameras=_cameras(cameras)) if cameras else known[number]
+                  for _, number, cameras in signals)
+    return SignalSet(tuple(name for name, _, _ in signals), specs, data, rays, index["gain"], tuple(index["skipped"]))
 
 
-def _cameras(data: dict[str, Any]) -> Cameras | None:
-    if not data:
-        return None
+def _cameras(data: dict[str, Any]) -> Cameras:
     return Cameras(torch.tensor(data["poses"]), torch.tensor(data["focal"]), torch.tensor(data["centre"]),
                    torch.tensor(data["size"], dtype=torch.int64))

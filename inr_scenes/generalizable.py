@@ -2,16 +2,17 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from .device import rows_at_once
 from .errors import InrError
 from .field import Field, NoConfig, Recipe
 from .signal import Signal
-from .spec import Spec
+from .spec import Box, Spec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -65,6 +66,17 @@ class GeneralizableField(nn.Module):
         """Return the latents of signals of one shape, batch first. A light field is encoded from all views it holds."""
         raise NotImplementedError(f"{type(self).__name__} must implement encode")
 
+    def check_signals(self, signals: Sequence[Signal]) -> None:
+        """Raise InrError for signals of another kind or with other channels than the model was trained on."""
+        for signal in signals:
+            spec = signal.spec
+            if spec.kind != self.spec.kind:
+                raise InrError(f"This model was trained on signals of kind {self.spec.kind!r}; {signal.name} is of "
+                               f"kind {spec.kind!r}.")
+            if spec.out_features != self.spec.out_features:
+                raise InrError(f"This model was trained on signals of {self.spec.out_features} channels; {signal.name} "
+                               f"has {spec.out_features}. Read it as those were: {signal.one_size}.")
+
     def stored(self, coords: Tensor) -> Tensor:
         """Refuse: a model of many signals is no field before one of them has been encoded."""
         raise InrError(f"This is a {self.name} model of many signals, not one signal. Encode one: "
@@ -74,14 +86,22 @@ class GeneralizableField(nn.Module):
         """Map coords (B, n, in), or (1, n, in) shared by all, to values (B, n, out) in the network's range."""
         return self.decoder(coords, self.decoder.prepare(latents))
 
-    def field(self, latents: Latents, spec: Spec, item: int = 0) -> "BoundField":
-        """Return one signal's latents bound to a copy of the decoder: an ordinary field, archive and all."""
-        bound = BoundField(type(self), self.config, spec)
+    def field(self, latents: Latents, spec: Spec, item: int = 0, config=None) -> "BoundField":
+        """Return one signal's latents bound to a copy of the decoder: an ordinary field, archive and all.
+
+        config: that of latents some of which were cut away.
+        """
+        bound = BoundField(type(self), config or self.config, spec)
         bound.decoder.load_state_dict(self.decoder.state_dict())
         with torch.no_grad():
             for name, value in bound.latents.items():
                 value.copy_(latents[name][item])
         return bound.to(self.device).eval()
+
+    @classmethod
+    def with_tokens(cls, config, count: int):
+        """Return the config of the same decoder for `count` tokens, where coordinates choose among tokens."""
+        raise InrError(f"The latents of {cls.name} each act on the whole signal, so none can be cut away; lainr's can.")
 
     def training_latents(self, signals: Sequence[Signal], numbers: Tensor) -> Latents:
         """Return latents of training signals; `numbers` are their places in the set (an auto-decoder looks them up)."""
@@ -164,6 +184,29 @@ class BoundField(Field):
         self.decoder.requires_grad_(what == "all")
         return self
 
+    def crop(self, box: Box | None = None, *, keep: Iterable[int] | None = None,
+             drop: Iterable[int] | None = None) -> "BoundField":
+        """Return the field of the samples in `box`, without the tokens that none of them needs.
+
+        What is left out is as if it had never been there, so values in the box may move by half an 8-bit step. keep,
+        drop: the tokens to keep, or to cut away, instead.
+        """
+        spec = self.spec if box is None else self.spec.cropped(box)
+        tokens = range(len(next(iter(self.latents.values()))))
+        if keep is None and drop is None:
+            kept = needed_tokens(self, spec)
+        else:
+            unknown = {*(keep or ()), *(drop or ())} - {*tokens}
+            kept = [i for i in tokens if (keep is None or i in keep) and (drop is None or i not in drop)]
+            if unknown or not kept:
+                raise InrError(f"There are the tokens 0 to {len(tokens) - 1}, of which at least one must stay.")
+        field = BoundField(self.model, self.model.with_tokens(self.config, len(kept)), spec)
+        field.decoder.load_state_dict(self.decoder.state_dict())
+        with torch.no_grad():
+            for name, value in field.latents.items():
+                value.copy_(self.latents[name][kept])
+        return field.to(self.device).eval()
+
     @property
     def device(self) -> torch.device:
         """Where the latents live."""
@@ -228,6 +271,33 @@ def posed_views(signals: Sequence[Signal]) -> Tensor:
     if len({part.shape for part in batch}) > 1:
         raise InrError("The light fields of a batch differ in size or number of views; give one size.")
     return torch.stack(batch)
+
+
+@torch.no_grad()
+def needed_tokens(field: BoundField, spec: Spec, tolerance: float = 1 / 255) -> list[int]:
+    """Return the tokens without which a sample of `spec` moves by more than `tolerance` (half an 8-bit step).
+
+    Tokens are left out together, in the order of what each does alone to at most 4096 samples.
+    """
+    field.model.with_tokens(field.config, 1)        # refuses where tokens cannot be left out
+    coords = spec.coords(torch.arange(spec.size)).to(field.device)
+
+    def values(places: Tensor, kept: Sequence[int]) -> Tensor:
+        context = field.decoder.prepare({name: value[None, list(kept)] for name, value in field.latents.items()})
+        return torch.cat([field.decoder(part[None], context)[0] for part in places.split(rows_at_once(field.device))])
+
+    tokens = list(range(len(next(iter(field.latents.values())))))
+    some = coords[torch.linspace(0, len(coords) - 1, min(4096, len(coords))).long()]
+    base, alone = values(some, tokens), []
+    for token in tokens if len(tokens) > 1 else ():
+        alone.append(float((values(some, [t for t in tokens if t != token]) - base).abs().max()))
+    order = sorted(tokens, key=alone.__getitem__) if alone else tokens
+    base, low, high = values(coords, tokens), 0, len(tokens) - 1
+    while low < high:                               # how many of the first can go
+        middle = (low + high + 1) // 2
+        fits = float((values(coords, order[middle:]) - base).abs().max()) <= tolerance
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return sorted(order[low:])
 
 
 @torch.no_grad()

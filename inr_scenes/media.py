@@ -36,8 +36,11 @@ def write_image(path: Path, array: np.ndarray, bits: int = 8) -> None:
     image = Image.fromarray(array if array.dtype == np.uint8 else to_bytes(array))
     if path.suffix.lower() in (".jpg", ".jpeg"):
         image.convert("L" if image.mode == "L" else "RGB").save(path, quality=95)
-    else:
+        return
+    try:
         image.save(path)
+    except ValueError as error:         # Pillow knows a format by its suffix
+        raise InrError(f"A picture cannot be written as {path.suffix or path.name!r} ({error}); use .png.") from None
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:

@@ -30,6 +30,7 @@ class Signal:
     suffixes: ClassVar[tuple[str, ...]] = ()
     Options: ClassVar[type] = NoOptions
     main_metric: ClassVar[str] = "psnr"
+    one_size: ClassVar[str] = ""        # the options that bring signals of this kind to one size, for a message
 
     spec: Spec
     focus: Tensor | None = None         # indices that deserve more of each batch (near a surface, in the foreground)

@@ -394,8 +394,8 @@ def _step(optimizers: Optimizers, parameters, scaler, clip: float, lr: float) ->
     if clip or scaler.is_enabled():
         for optimizer in optimizers.made:
             scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, clip) if clip else None
-    if scaler.is_enabled() and not (norm is None or torch.isfinite(norm)):
+    norm = torch.nn.utils.clip_grad_norm_(parameters, clip or math.inf) if clip or scaler.is_enabled() else None
+    if scaler.is_enabled() and not torch.isfinite(norm):
         for optimizer in optimizers.made:
             optimizer.zero_grad(set_to_none=True)
     else:

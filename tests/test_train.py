@@ -73,13 +73,59 @@ def test_a_corrupt_or_odd_file_is_named_and_skipped_or_stops(folder, tmp_path):
     with pytest.warns(UserWarning, match=r"03\.png"):
         found = open_set(folder, cache=tmp_path / "cache")
     assert len(found) == 9 and "03" not in found.names
-    assert any("odd.png" in line and "--size" in line for line in found.skipped)
+    assert any("odd.png is 20 × 20 of 3 channels" in line and "--size" in line for line in found.skipped)
     for cache in ("cache", "fresh"):                    # also where it was decoded before
         with pytest.raises(InrError, match=r"03\.png"):
             open_set(folder, cache=tmp_path / cache, on_error="stop")
     assert not [p for p in (tmp_path / "fresh").iterdir()], "a stopped decoding leaves nothing behind"
     with pytest.raises(InrError, match="no signals"):
         open_set(tmp_path / "cache", cache=tmp_path / "x")
+
+
+def test_pictures_of_16_bits_among_others_keep_their_values(tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for name, value in (("a", np.uint8(200)), ("b", np.uint16(40000)), ("c", np.uint8(100))):
+        Image.fromarray(np.full((8, 6), value)).save(folder / f"{name}.png")
+    for names in ("abc", "bc"):             # whichever is first decides the type that the set is kept in
+        found = open_set(folder, cache=tmp_path / "cache")
+        assert "".join(found.names) == names
+        stored = [float(found[i].array()[0, 0, 0]) for i in range(len(found))]
+        assert stored[-2:] == pytest.approx([40000 / 65535, 100 / 255], abs=0.002)
+        (folder / "a.png").unlink(missing_ok=True)
+
+
+def test_a_large_set_costs_one_spec_and_a_light_field_only_what_is_asked_for(signals, tmp_path):
+    from inr_scenes.testing import small_signal
+    from inr_scenes.views import around
+    assert len({id(spec) for spec in signals.specs}) == 1
+    from inr_scenes.dataset import RaySignal
+    spec = small_signal("lightfield").spec
+
+    class Rows(np.ndarray):
+        asked = []
+
+        def __getitem__(self, index):
+            self.asked.append(index)
+            return np.asarray(self)[index]
+
+    rays, data = np.zeros((100, 6), np.float32).view(Rows), np.full((100, 3), 255, np.uint8).view(Rows)
+    signal = RaySignal(spec.replace(cameras=around(1, 10)), rays, data, 1 / 255, "x")
+    assert torch.equal(signal.sample(torch.tensor([7, 3]))[1], torch.ones(2, 3))
+    assert [index.tolist() for index in Rows.asked] == [[7, 3], [7, 3]]
+
+
+def test_what_a_set_lacks_is_said_in_the_terms_of_its_kind(folder, tmp_path):
+    import soundfile
+    sounds = tmp_path / "sounds"
+    sounds.mkdir()
+    for name, count in (("a", 500), ("b", 400)):
+        soundfile.write(sounds / f"{name}.wav", np.sin(np.arange(count) / 9), 8000)
+    with pytest.warns(UserWarning, match=r"b\.wav is 400 of 1 channels, a is 500 of 1 channels; .*--seconds-long"):
+        open_set(sounds, cache=tmp_path / "cache")
+    Image.fromarray(picture(1)[..., 0]).save(folder / "grey.png")
+    with pytest.warns(UserWarning, match=r"grey\.png is 16 × 16 of 1 channels, 00 is 16 × 16 of 3 channels"):
+        open_set(folder, cache=tmp_path / "cache")
 
 
 def test_training_improves_held_out_signals(signals):
@@ -190,6 +236,15 @@ def test_half_precision_trains_close_to_full(signals):
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
 
 
+def test_an_overflow_in_half_precision_skips_the_step_without_clipping_too(signals, monkeypatch):
+    monkeypatch.setattr(torch.nn.functional, "mse_loss", lambda a, b: (a - b).square().mean() * 1e38)
+    model = lainr(signals)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    config = TrainConfig(steps=1, batch=4, points=64, warmup=0, ema=0.0, device="cpu", precision="fp16", clip=0.0)
+    next(train_steps(model, signals.split(2)[0], config))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_codes_are_quantised_within_half_a_step():
     values = torch.randn(20, 7) * torch.arange(1, 8)
     for bits in range(1, 9):
@@ -281,6 +336,113 @@ def test_train_encode_and_look_from_the_command_line(inr, folder, tmp_path):
     assert status == 1 and "inr encode" in err
     status, out, err = inr("train", "lainer", folder)
     assert status == 1 and "lainr" in err
+
+
+def test_a_crop_keeps_the_tokens_that_its_samples_need(signals, tmp_path):
+    training, _ = signals.split(2)
+    model = lainr(signals)
+    for _ in train_steps(model, training, TrainConfig(steps=60, batch=8, points=0, lr=3e-3, warmup=5, device="cpu")):
+        pass
+    with torch.no_grad():
+        field = model.field(model.encode([signals[0]]), signals[0].spec)
+        field.latents["tokens"][3] = 50 * field.latents["tokens"][3].sign()     # far from every query, or near to all
+    part = field.crop(((2, 6), (8, 12)))
+    assert part.spec.shape == (4, 4) and 1 <= part.config.tokens <= 8
+    coords = part.spec.coords(torch.arange(16))
+    with torch.no_grad():
+        assert (part(coords) - field(coords)).abs().max() <= 1 / 255
+        left = field.crop(drop=[0, 5])
+        assert torch.equal(left.latents["tokens"], field.latents["tokens"][[1, 2, 3, 4, 6, 7]])
+        assert torch.equal(field.crop(keep=[2]).latents["tokens"], field.latents["tokens"][2:3])
+    again = archive.open(archive.save(left, tmp_path / "left.safetensors"))
+    with torch.no_grad():
+        assert torch.equal(again(coords), left(coords))
+    shared = archive.open(archive.save(left, tmp_path / "shared.safetensors", share=8), model=model)
+    assert shared.config.tokens == 6
+    for wrong in ({"keep": [8]}, {"drop": range(8)}):
+        with pytest.raises(InrError, match="0 to 7"):
+            field.crop(**wrong)
+    ipc = {k: v for k, v in SMALL.items() if k not in ("token_features", "bandwidths", "query_bandwidth")}
+    other = build_model(MODELS["ipc"], signals.spec, ipc)
+    with torch.no_grad():
+        bound = other.field(other.encode([signals[0]]), signals[0].spec)
+    with pytest.raises(InrError, match="whole signal"):
+        bound.crop(((2, 6), (8, 12)))
+
+
+def test_a_token_that_no_sample_attends_to_is_not_needed(signals):
+    from inr_scenes.generalizable import needed_tokens
+    model = lainr(signals, decoder_heads=1)
+    with torch.no_grad():
+        field = model.field(model.encode([signals[0]]), signals[0].spec)
+        attention = field.decoder.modulation
+        attention.query.weight.zero_()
+        attention.query.bias.copy_(torch.eye(32)[0] * 40)
+        attention.key.weight.zero_()
+        attention.key.weight[0, 0] = 1
+        field.latents["tokens"][:, 0] = torch.tensor([0.0, 0, 9, 0, 0, 9, 0, 0])    # all weight goes to tokens 2 and 5
+    assert needed_tokens(field, field.spec) == [2, 5]
+
+
+def test_crop_of_encoded_archives_from_the_command_line(inr, run, folder, tmp_path):
+    assert inr("encode", run, folder / "03.png", "-o", "one.safetensors", "--share")[0] == 0
+    status, _, err = inr("crop", "one.safetensors", "part.safetensors", "--box", 0, 0, 8, 16)
+    assert status == 1 and "--model" in err
+    status, out, err = inr("crop", "one.safetensors", "part.safetensors", "--box", 0, 0, 8, 16, "--model", run,
+                           "--json")
+    assert status == 0, err
+    assert json.loads(out)["shape"] == [8, 16, 3]
+    assert inr("export", "part.safetensors", "part.png", "--model", run)[0] == 0
+    assert Image.open(tmp_path / "part.png").size == (16, 8)
+    status, out, err = inr("crop", "one.safetensors", "few.safetensors", "--drop", 1, 2, 3, "--model", run, "--json")
+    assert status == 0 and archive.header(tmp_path / "few.safetensors")["parameters"] == 5 * 16, err
+
+
+@pytest.fixture
+def run(folder, tmp_path, inr):
+    status, _, err = inr("train", "lainr", folder, "-o", "run", *FLAGS, "--steps", 2, "--batch", 4, "--validation", 0,
+                         "--device", "cpu", "--cache", tmp_path / "cache")
+    assert status == 0, err
+    return "run"
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--tune", "none", "--steps", 1], "latents or all"), (["--tune", "all"], "--steps"), (["--lr", 0.1], "--steps"),
+    (["--bits", 4], "--share"), (["--share", "--bits", 9], "1 to 8"), (["--steps", -1], "at least 0"),
+    (["--share", "--tune", "all", "--steps", 1], "all"), (["--views", 1], "light fields")])
+def test_encode_refuses_what_cannot_be_and_flags_without_effect(inr, run, folder, tmp_path, flags, message):
+    status, _, err = inr("encode", run, folder / "03.png", "-o", "out/x.safetensors", *flags)
+    assert status == 1 and message in err and len(err.strip().splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_encode_names_what_does_not_suit_the_model(inr, run, folder, tmp_path):
+    Image.fromarray(picture(1)[..., 0]).save(tmp_path / "grey.png")
+    (tmp_path / "empty.png").write_bytes(b"")
+    for name, message in (("grey.png", "3 channels; grey has 1"), ("empty.png", "0 bytes"),
+                          ("nothing.png", "not exist")):
+        status, _, err = inr("encode", run, name, "-o", "out.safetensors")
+        assert status == 1 and message in err and len(err.strip().splitlines()) == 1
+    status, _, err = inr("encode", run, folder / "03.png", "nothing.png", "-o", "both")
+    assert status == 1 and not (tmp_path / "both").exists(), "what is missing is said before anything is encoded"
+    status, _, err = inr("encode", run, "grey.png", "--mode", "rgb", "-o", "out.safetensors")
+    assert status == 0, err
+
+
+def test_settings_that_count_nothing_are_refused(inr, folder, tmp_path):
+    for field, flags in (("lainr", ["--patch", 0]), ("lainr", ["--heads", 0]), ("transinr", ["--groups", 0]),
+                         ("lfn", ["--encode-steps", 0]), ("lainr", ["--workers", -1])):
+        status, _, err = inr("train", field, folder, "-o", "run", *flags, "--cache", tmp_path / "cache")
+        assert status == 1 and flags[0] in err and "at least" in err and len(err.strip().splitlines()) == 1
+        assert not (tmp_path / "run").exists()
+
+
+def test_tokens_refuses_what_it_cannot_draw(inr, run, folder):
+    assert inr("encode", run, folder / "03.png", "-o", "one.safetensors")[0] == 0
+    for flags, message in ((["tokens.xyz"], ".png"), (["t.png", "--resolution", 0], "--resolution"),
+                           (["t.png", "--view", 2], "--view")):
+        status, _, err = inr("tokens", "one.safetensors", *flags)
+        assert status == 1 and message in err and len(err.strip().splitlines()) == 1
 
 
 def test_few_shot_light_fields(tmp_path):

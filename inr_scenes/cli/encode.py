@@ -60,11 +60,12 @@ def run(arguments: list[str]) -> dict[str, Any]:
         raise InrError("name where to write with -o: an archive, or a folder for several signals.")
     if not options.signals:
         raise InrError("name a signal to encode: inr encode ARCHIVE SIGNAL… -o OUT.")
+    given = flags(arguments)
+    _check(options, given)
     targets = _targets(options)
     model = open(options.archive, device=options.device)
     if not isinstance(model, GeneralizableField):
         raise InrError(f"{options.archive} holds no generalizable model; inr train makes them.")
-    given = flags(arguments)
     load = {k: v for k, v in values(chosen[signal_cls.Options]).items() if k in given}
     results = {}
     for path, target in zip(options.signals, targets):
@@ -74,6 +75,25 @@ def run(arguments: list[str]) -> dict[str, Any]:
     psnr = [r["metrics"]["psnr"] for r in results.values() if "psnr" in r["metrics"]]
     return {"output": str(Path(options.output).expanduser()), "encoded": results,
             "metrics": {"psnr": sum(psnr) / len(psnr)} if psnr else {}}
+
+
+def _check(options: Encode, given: set[str]) -> None:
+    """Refuse what cannot be, and flags that would change nothing, before anything is read or written."""
+    if options.steps < 0 or options.lr <= 0:
+        raise InrError("--steps must be at least 0 and --lr above 0.")
+    if options.tune not in ("latents", "all"):
+        raise InrError(f"--tune {options.tune!r} is not known: latents or all.")
+    if not 1 <= options.bits <= 8:
+        raise InrError(f"--bits {options.bits} is not possible: 1 to 8.")
+    if not options.steps and (idle := given & {"tune", "lr"}):
+        raise InrError(f"--{min(idle)} says how to refine; give --steps too.")
+    if not options.share and "bits" in given:
+        raise InrError("--bits says how finely --share stores the latents; give --share too.")
+    if options.share and options.tune == "all":
+        raise InrError("--share stores latents alone, so the decoder must stay: leave --tune all out.")
+    for path in options.signals:
+        if not Path(path).expanduser().exists():
+            raise InrError(f"{path} does not exist.")
 
 
 def _targets(options: Encode) -> list[Path]:
@@ -97,9 +117,8 @@ def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: d
 
     from ..archive import open, save
 
-    if not Path(path).expanduser().exists():
-        raise InrError(f"{path} does not exist.")
     signal, seen = _load(model, signal_cls, path, options, load)
+    model.check_signals([seen])
     start = time.perf_counter()
     with torch.no_grad():
         field = model.field(model.encode([seen]), signal.spec)
@@ -113,8 +132,6 @@ def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: d
     facts = {"signal": str(path), "kind": signal.kind, "steps": options.steps,
              "seconds": round(sum(seconds.values()), 3), "model": str(options.archive)}
     if share is not None:                           # measured as it will be opened: from the quantised latents
-        if options.tune == "all" and options.steps:
-            raise InrError("--share stores latents alone, so the decoder must stay: leave --tune all out.")
         save(field, target, fit=facts, share=share)
         field = open(target, model=model, device=options.device)
     metrics = signal.metrics(field.eval())

@@ -35,6 +35,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
 
     options = parse((Tokens, Output), arguments, prog="tokens", description=run.__doc__ or "",
                     positional=("archive", "output"))[Tokens]
+    if options.resolution < 1:
+        raise InrError("--resolution must be at least 1.")
     field = open(options.archive, device=options.device, model=options.model)
     if not isinstance(field, BoundField):
         raise InrError(f"{options.archive} has no latent tokens; inr encode makes archives that have.")
@@ -60,6 +62,8 @@ def _places(spec, options: Tokens):
         shape = max(1, round(height * scale)), max(1, round(width * scale))
         cameras = in_frame(spec.cameras[[options.view]], spec.frame).resized(*shape)
         return pluecker(*cameras.rays(0)), shape
+    if options.view:
+        raise InrError(f"--view chooses a view of a light field; this is of kind {spec.kind!r}.")
     if len(spec.shape) != 2:
         raise InrError(f"Tokens are mapped for images and light fields, not for signals of kind {spec.kind!r}.")
     scale = min(1.0, options.resolution / max(spec.shape))

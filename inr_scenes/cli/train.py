@@ -100,6 +100,8 @@ def _open(folder, options: SetOptions, load: dict[str, Any]):
     """Open the set; what was left out goes to stderr, a line a file."""
     from ..dataset import open_set
 
+    if options.validation < 0 or options.support < 1 or options.workers < 0 or min(options.devices, options.nodes) < 1:
+        raise InrError("--validation and --workers must be at least 0, --support, --devices and --nodes at least 1.")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         found = open_set(folder, kind=options.kind, options=load, on_error=options.on_error, workers=options.workers,

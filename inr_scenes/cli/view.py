@@ -19,6 +19,8 @@ class View:
     """Resolution of a shape's mesh."""
     seconds: float | None = None
     """Stop after that time; default: when interrupted."""
+    model: str | None = None
+    """The generalizable model that latents stored alone need."""
     device: str = "auto"
     """auto or a torch device."""
 
@@ -29,6 +31,6 @@ def run(arguments: list[str]) -> None:
     from ..viewer import view
 
     options = parse((View, Output), arguments, prog="view", description=run.__doc__, positional=("archive",))[View]
-    field = open(options.archive, device=options.device)
+    field = open(options.archive, device=options.device, model=options.model)
     note(f"http://localhost:{options.port}  (Ctrl-C ends it)")
     view(field, port=options.port, size=options.view_size, resolution=options.resolution, seconds=options.seconds)

@@ -17,6 +17,7 @@ class AudioSignal(GridSignal):
     """Sound with values scaled to a peak of 1; one axis (t), one feature per channel."""
 
     kind = "audio"
+    one_size = "--seconds-long SECONDS, --mono"
     suffixes = (".wav", ".flac", ".ogg", ".mp3", ".opus", ".aiff")
 
     @dataclass(frozen=True)

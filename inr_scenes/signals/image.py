@@ -20,6 +20,7 @@ class ImageSignal(GridSignal):
     """An image with values in [0, 1]; axes (y, x), rows downwards."""
 
     kind = "image"
+    one_size = "--size HEIGHT WIDTH, --mode rgb"
     suffixes = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
     @dataclass(frozen=True)

@@ -137,6 +137,7 @@ class LightFieldSignal(Signal):
     """Colours in [0, 1] along rays, whose Plücker coordinates (direction, moment) are taken in the scene's frame."""
 
     kind = "lightfield"
+    one_size = "--size HEIGHT WIDTH and the same number of training views"
     suffixes = (".json",)
 
     @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class ShapeSignal(GridSignal):
     """
 
     kind = "shape"
+    one_size = "--resolution N"
     suffixes = (*voxels.SUFFIXES, *geometry.SUFFIXES)
     main_metric = "iou"
 

@@ -13,6 +13,7 @@ from inr_scenes.generalizable import Decoder, GeneralizableField, Latents, grids
 from inr_scenes.signal import Signal
 from inr_scenes.spec import Spec
 
+from .sizes import Sizes
 from .weights import HyperDecoder, WeightedNetwork, siren_weights, weight_shapes
 
 
@@ -32,8 +33,10 @@ class LearnedInit(GeneralizableField):
     name = "learned-init"
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Sizes):
         """Settings of a learned initialisation."""
+
+        may_be_zero = frozenset({"inner_points"})
 
         hidden_features: int = 128
         """Width of the sine layers."""
@@ -83,6 +86,7 @@ class LearnedInit(GeneralizableField):
         return sum((0.5 * (self.start[name] - value).square()).sum() / len(value) for name, value in latents.items())
 
     def _adapt(self, signals: Sequence[Signal], differentiable: bool) -> Latents:
+        self.check_signals(signals)
         generator = torch.Generator().manual_seed(0)
         weights = {name: value.expand(len(signals), *value.shape) for name, value in self.start.items()}
         if not differentiable:
@@ -116,8 +120,10 @@ class HyperSiren(GeneralizableField):
     name = "siren-hyper"
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Sizes):
         """Settings of a SIREN behind a hypernetwork."""
+
+        may_be_zero = frozenset({"context"})
 
         encoder: str = "set"
         """set (a network on each measurement, then their mean) or conv (images: convolutions on a masked picture)."""
@@ -166,6 +172,7 @@ class HyperSiren(GeneralizableField):
 
     def encode(self, signals: Sequence[Signal]) -> Latents:
         """Read the given measurements; at evaluation always the same ones."""
+        self.check_signals(signals)
         generator = torch.Generator()
         generator.manual_seed(int(torch.randint(1 << 31, ())) if self.training else 0)
         if self.config.encoder == "set":
@@ -202,8 +209,10 @@ class LightFieldNetwork(GeneralizableField):
     kinds = frozenset({"lightfield", "image"})
 
     @dataclass(frozen=True)
-    class Config:
+    class Config(Sizes):
         """Settings of a light field network."""
+
+        may_be_zero = frozenset({"encode_points"})
 
         code_features: int = 256
         """Features of the code."""
@@ -220,7 +229,7 @@ class LightFieldNetwork(GeneralizableField):
         encode_lr: float = 0.01
         """Learning rate of those steps."""
         encode_points: int = 2048
-        """Measurements each of those steps looks at."""
+        """Measurements each of those steps looks at; 0: all."""
 
     def __init__(self, config, spec: Spec):
         super().__init__(config, spec)
@@ -254,6 +263,7 @@ class LightFieldNetwork(GeneralizableField):
 
     def encode(self, signals: Sequence[Signal]) -> Latents:
         """Find codes by gradient descent, the network frozen."""
+        self.check_signals(signals)
         generator = torch.Generator().manual_seed(0)
         code = torch.zeros(len(signals), self.config.code_features, device=self.device, requires_grad=True)
         optimizer = torch.optim.Adam([code], lr=self.config.encode_lr)

@@ -39,23 +39,35 @@ class TokenAttention(nn.Module):
         return self.output(attended.transpose(1, 2).flatten(-2))
 
     def folded(self, tokens: Tensor, maps: Sequence[nn.Linear]) -> Latents:
-        """Return keys, and values that have already passed the output projection and each of `maps`.
+        """Return keys that have already met the query's projection, values that have passed the output's and `maps`.
 
-        What follows the weighted sum is linear, so it may as well be done to the R values as to every coordinate.
-        "values": (B, heads · R, maps · hidden) · "bias": (maps · hidden,).
+        What precedes the softmax and what follows the weighted sum is linear, so it may as well be done to the R tokens
+        as to every coordinate. "key": (B, hidden, heads · R) and "offset" (B, heads · R), scale included · "values":
+        (B, heads · R, maps · hidden), the biases in the first head's, whose weights sum to one.
         """
+        key = self._split(self.key(tokens)) * (self.key.out_features // self.heads) ** -0.5
+        ask = self.query.weight.unflatten(0, (self.heads, -1)).transpose(1, 2).to(key.dtype)
+        offset = key @ self.query.bias.unflatten(0, (self.heads, -1))[..., None].to(key.dtype)
         weight = torch.cat([linear.weight for linear in maps]) @ self.output.weight
         bias = torch.cat([linear.bias + linear.weight @ self.output.bias for linear in maps])
         value = self._split(self.value(tokens))
-        heads = weight.unflatten(-1, (self.heads, -1)).permute(1, 2, 0).to(value.dtype)
-        return {"key": self._split(self.key(tokens)), "values": (value @ heads).flatten(1, 2), "bias": bias}
+        values = value @ weight.unflatten(-1, (self.heads, -1)).permute(1, 2, 0).to(value.dtype)
+        first = torch.zeros(self.heads, 1, 1, dtype=value.dtype, device=value.device)
+        first[0] = 1
+        return {"key": (ask @ key.transpose(-1, -2)).transpose(1, 2).flatten(-2), "offset": offset.flatten(1),
+                "values": (values + first * bias.to(value.dtype)).flatten(1, 2)}
 
-    def weigh(self, query: Tensor, context: Latents) -> Tensor:
-        """Map queries (B or 1, n, hidden) to sums of folded values (B, n, maps · hidden)."""
-        query, key = self._split(self.query(query)), context["key"]
-        scores = query.to(key.dtype) @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-        weights = torch.softmax(scores, -1).to(key.dtype).transpose(1, 2).flatten(-2)
-        return weights @ context["values"] + context["bias"].to(key.dtype)
+    def weigh(self, features: Tensor, context: Latents) -> Tensor:
+        """Map the query's features (B or 1, n, hidden) to sums of folded values (B, n, maps · hidden)."""
+        key, offset = context["key"], context["offset"]
+        features = features.to(key.dtype)
+        if len(features) == 1:      # asked of all signals at once: one product, nothing repeated for each of them
+            scores = torch.addmm(offset.flatten(), features[0], key.transpose(0, 1).flatten(1))
+            scores = scores.unflatten(-1, (len(key), -1)).transpose(0, 1)
+        else:
+            scores = torch.baddbmm(offset[:, None], features, key)
+        weights = torch.softmax(scores.unflatten(-1, (self.heads, -1)), -1).to(key.dtype).flatten(-2)
+        return weights @ context["values"]
 
     def _split(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
@@ -144,8 +156,9 @@ class LocalityAwareDecoder(Decoder):
         super().__init__()
         hidden, features, bands = config.hidden_features, config.frequency_features, config.bandwidths
         self.aggregates, levels = config.token_aggregation, len(bands)
-        # multiplications per coordinate and feature behind the softmax, folded into the values or one by one
-        fewer = config.decoder_heads * config.tokens * levels < config.tokens + hidden + levels * hidden
+        # multiplications per coordinate and feature, folded into keys and values or one by one
+        folded = config.decoder_heads * config.tokens * (1 + levels)
+        fewer = folded < 2 * config.tokens + (1 + levels) * hidden
         self.folds = self.aggregates and config.multi_band and config.linear_maps and fewer
         self.query = FrequencyFeatures(in_features, features, hidden,
                                        config.query_bandwidth if self.aggregates else max(bands))

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from inr_scenes.errors import InrError
 from inr_scenes.generalizable import grids, posed_views
 from inr_scenes.signal import Signal
 from inr_scenes.spec import Spec
@@ -69,11 +68,18 @@ class Block(nn.Module):
         self.output = nn.Linear(heads * head_features, width)
         self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (B, n, width) to the same shape."""
-        query, key, value = self.query_key_value(self.norm_attention(x)).unflatten(-1, (3, self.heads, -1)).unbind(-3)
-        attended = functional.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (query, key, value)))
-        x = x + self.output(attended.transpose(1, 2).flatten(-2))
+    def forward(self, x: Tensor, kept: int | None = None) -> Tensor:
+        """Map (B, n, width) to the same shape, or to what only the first `kept` tokens become: they still see all."""
+        seen = self.norm_attention(x)
+        if kept is None:
+            parts = self.query_key_value(seen).unflatten(-1, (3, self.heads, -1)).unbind(-3)
+        else:
+            inner = self.output.in_features
+            (ask, answer), (b, c) = (p.split([inner, 2 * inner]) for p in self.query_key_value.parameters())
+            parts = (functional.linear(seen[:, :kept], ask, b).unflatten(-1, (self.heads, -1)),
+                     *functional.linear(seen, answer, c).unflatten(-1, (2, self.heads, -1)).unbind(-3))
+        attended = functional.scaled_dot_product_attention(*(t.transpose(1, 2) for t in parts))
+        x = x[:, :kept] + self.output(attended.transpose(1, 2).flatten(-2))
         return x + self.network(self.norm_network(x))
 
 
@@ -92,14 +98,14 @@ class TokenEncoder(nn.Module):
 
     def forward(self, signals: Sequence[Signal]) -> Tensor:
         """Read signals of one shape into tokens."""
-        kind = signals[0].spec.kind
-        if kind != self.patches.kind:
-            raise InrError(f"This model was trained on signals of kind {self.patches.kind!r}; {signals[0].name} is "
-                           f"of kind {kind!r}.")
-        grid = (posed_views if kind == "lightfield" else grids)(signals).to(self.tokens.device)
+        grid = (posed_views if self.patches.kind == "lightfield" else grids)(signals).to(self.tokens.device)
         data = self.patches(grid)
         tokens = self.tokens.expand(len(data), -1, -1).to(data.dtype)
-        return self.blocks(torch.cat([tokens, data], 1))[:, :len(self.tokens)]
+        *inner, last = self.blocks
+        x = torch.cat([tokens, data], 1)
+        for block in inner:
+            x = block(x)
+        return last(x, len(self.tokens))        # what the patches become in the last block, nobody reads
 
 
 class Heads(nn.Module):

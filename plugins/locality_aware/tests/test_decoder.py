@@ -7,7 +7,7 @@ import pytest
 import torch
 from inr_locality_aware.composers import PatternDecoder, WeightDecoder
 from inr_locality_aware.decoder import LocalityAwareDecoder
-from inr_locality_aware.encoder import PatchTokens, split_patches
+from inr_locality_aware.encoder import Block, PatchTokens, split_patches
 from inr_locality_aware.features import LogFourier
 from inr_locality_aware.fields import LocalityAware, PatternComposer, WeightModulation
 
@@ -171,3 +171,10 @@ def test_places_are_resampled_for_other_sizes():
     tokens = PatchTokens(spec, 8, 16)
     assert tokens(torch.zeros(1, 24, 20, 3)).shape == (1, 9, 16)
     assert tokens(torch.zeros(1, 64, 48, 3)).shape == (1, 48, 16)
+
+
+def test_a_last_block_that_keeps_the_tokens_alone_changes_nothing_in_them():
+    torch.manual_seed(0)
+    block, x = Block(24, 3, 8), torch.randn(2, 11, 24)
+    assert block(x, 4).shape == (2, 4, 24)
+    assert torch.allclose(block(x, 4), block(x)[:, :4], atol=1e-6)

@@ -118,9 +118,14 @@ def test_published_preset_has_the_papers_sizes():
 
 def test_wrong_kinds_and_sizes_are_refused():
     signals = images()
-    model = build_model(LocalityAware, signals.spec, MODELS[0][1])
-    with pytest.raises(InrError, match="was trained on signals of kind 'image'"):
-        model.encode([small_signal("audio")])
+    others = [build_model(cls, signals.spec, config) for cls, config in MODELS]
+    grey = signals[0].from_array(torch.rand(24, 20, 1).numpy(), name="grey")
+    for model in others:
+        with pytest.raises(InrError, match="was trained on signals of kind 'image'"):
+            model.encode([small_signal("audio")])
+        with pytest.raises(InrError, match="3 channels; grey has 1"):
+            model.encode([grey])
+    model = others[0]
     from inr_scenes.signals.image import ImageSignal
     other = ImageSignal.from_array(torch.rand(8, 8, 3).numpy(), name="other")
     with pytest.raises(InrError, match="one size"):
@@ -129,3 +134,10 @@ def test_wrong_kinds_and_sizes_are_refused():
         model.stored(torch.zeros(1, 2))
     with pytest.raises(InrError, match="conv"):
         build_model(HyperSiren, small_signal("audio").spec, {"encoder": "conv"})
+
+
+def test_the_fast_preset_trains_all_three_alike_and_the_published_one_as_its_papers():
+    signal = images()[0]
+    for cls in (LocalityAware, PatternComposer, WeightModulation):
+        assert cls.suggest(signal, "fast").fit == {"optimizer": "muon", "lr": 1e-2}
+        assert cls.suggest(signal, "published").fit["optimizer"] == "adam"
