@@ -135,7 +135,7 @@ def _tile(width: int, dtype: torch.dtype, device: torch.device) -> tuple[int, in
     if width <= 64:
         return 64, 4
     if dtype is torch.float32:
-        return 64 if width <= 128 else 32, 8
+        return 64, 8
     # tensor cores of Hopper and later multiply from registers; earlier ones keep 256 columns of 64 rows at most
     roomy = device.type != "cuda" or torch.cuda.get_device_capability(device) >= (9, 0)
     return 128 if roomy or width <= 128 else 64, 8
@@ -172,19 +172,19 @@ def weight_gradients(grads: Tensor, kept: Tensor, sine: bool, precision: str, sp
     """
     from .sines import products
 
-    layers, rows, out = grads.shape
-    width = kept.shape[-1]
+    (layers, rows, out), width = grads.shape, kept.shape[-1]
+    if not layers * rows:
+        sums = grads.new_zeros(splits or 1, layers, out, width, dtype=torch.float32)
+        return sums if splits else sums[0]
     # every value a tile reads is made from what was kept of it: tall tiles, so that few tiles read the same
     tall, narrow = min(256, out & -out), min(64, width & -width)
     tiles = (out // tall) * (width // narrow)
     count = splits or max(1, min(-(-rows // 512), PROGRAMS // (tiles * layers)))
-    parts = grads.new_zeros if not rows or not layers else grads.new_empty
-    parts = parts(count, layers, out, width, dtype=torch.float32)
-    if rows and layers:
-        products[(tiles, layers, count)](
-            grads, kept, parts, rows, -(-rows // count), grads.stride(0), kept.stride(0), OUT_WIDTH=out,
-            IN_WIDTH=width, OUT_TILE=tall, IN_TILE=narrow, ROWS=64 if grads.dtype is not torch.float32 else 32,
-            SINE=sine, PRECISION=precision, num_warps=8 if tall * narrow >= 8192 else 4, num_stages=2)
+    parts = grads.new_empty(count, layers, out, width, dtype=torch.float32)
+    products[(tiles, layers, count)](
+        grads, kept, parts, rows, -(-rows // count), grads.stride(0), kept.stride(0), OUT_WIDTH=out, IN_WIDTH=width,
+        OUT_TILE=tall, IN_TILE=narrow, ROWS=32 if grads.dtype is torch.float32 else 64, SINE=sine, PRECISION=precision,
+        num_warps=8 if tall * narrow >= 8192 else 4, num_stages=2)
     return parts if splits else parts.sum(0)
 
 
