@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
+
+from .choice import agree, fused_serves, product_type
 
 WIDEST, MOST_LAYERS, MOST_INPUTS, MOST_OUTPUTS = 256, 8, 32, 64
 PROGRAMS = 264                      # that weights' gradients are split among: two for each SM of the largest GPUs
@@ -58,6 +60,40 @@ def obstacle(in_features: int, width: int, hidden_layers: int, out_features: int
 def chunk_of(width: int) -> int:
     """Return the columns a kernel works on at a time: what pads a width least, and the larger of equals."""
     return min((64, 32, 16), key=lambda chunk: (-(-width // chunk) * chunk, -chunk))
+
+
+def served(net: Net, x: Tensor, layers: Sequence[nn.Linear]) -> Tensor | None:
+    """Return values (..., out), float32, of x (..., in) by the fused kernel where it is chosen and serves; else none.
+
+    layers: the first, the hidden ones and the linear output.
+    """
+    (width, inputs), hidden, outputs = layers[0].weight.shape, len(layers) - 2, len(layers[-1].weight)
+    if obstacle(inputs, width, hidden, outputs):
+        return None
+    size = inputs, width, hidden, outputs
+    if not fused_serves(x, (net, *size), lambda dtype, device: self_check(net, dtype, device, *size)):
+        return None
+    tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
+    return mlp(net, product_type(x), x.reshape(-1, inputs), tensors).reshape(*x.shape[:-1], outputs)
+
+
+def self_check(net: Net, dtype: torch.dtype, device: torch.device, inputs: int, width: int, hidden: int,
+               outputs: int) -> None:
+    """Compare the kernel with float64 plain torch on a few rows; raise where they differ."""
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(bound: float, *shape: int) -> Tensor:
+        return ((torch.rand(*shape, generator=generator) * 2 - 1) * bound).to(device)
+
+    x = uniform(1.0, 129, inputs)
+    # a first omega of thousands leaves float32 four digits: what is checked is the kernel, not that
+    net = Net(min(net.first_omega, 100.0), net.omega) if net.sine else net
+    tensors = [uniform(1 / inputs, width, inputs), uniform(inputs**-0.5, width)]
+    for rows in [width] * hidden + [outputs]:
+        tensors += [uniform(math.sqrt(6 / width) / (net.omega or 1.0), rows, width), uniform(width**-0.5, rows)]
+    tensors = [tensor.requires_grad_() for tensor in tensors]
+    slack = 1.0 if net.sine or dtype is torch.float32 else 5.0      # rounding moves a ReLU's arguments across zero
+    agree(lambda ts: mlp(net, dtype, x, ts), lambda ts: reference(net, x.double(), ts), tensors, dtype, slack)
 
 
 def mlp(net: Net, dtype: torch.dtype, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:

@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from inr_scenes.kernels.choice import agree
 from inr_scenes.kernels.mlp import chunk_of, gradient_scale, weight_gradients
-
-from .fused import split
 
 WIDEST_LOCAL, WIDEST_GLOBAL, MOST_LEVELS = 128, 256, 9
 
@@ -46,6 +45,12 @@ def reference(omegas: Omegas, coords: Tensor, tensors: Sequence[Tensor]) -> Tens
     return torch.baddbmm(output[1][:, None], local, output[0]).flatten(0, 1)
 
 
+def split(levels: int, tensors: Sequence[Tensor]) -> tuple[list, list, list]:
+    """Return (weight, bias) pairs of local layers with the output, of global layers, and of merge operators."""
+    pairs = list(zip(tensors[::2], tensors[1::2]))
+    return pairs[:levels + 1], pairs[levels + 1:2 * levels + 1], pairs[2 * levels + 1:]
+
+
 def obstacle(local: int, shared: int, levels: int) -> str | None:
     """Say why the kernel does not serve widths and levels; none if it does."""
     if not local <= WIDEST_LOCAL or not shared <= WIDEST_GLOBAL or not levels <= MOST_LEVELS:
@@ -64,7 +69,34 @@ def local_global(omegas: Omegas, dtype: torch.dtype, coords: Tensor, tensors: Se
         return _Fused.apply(omegas, dtype, coords, *tensors)
 
 
+def self_check(omegas: Omegas, dtype: torch.dtype, shapes: Sequence[tuple[int, ...]], inputs: int,
+               device: torch.device) -> None:
+    """Compare the kernel with float64 plain torch on 129 rows of each of two blocks; raise where they differ.
+
+    shapes: of the tensors of `reference`, whose first dimension, blocks, may be more than two.
+    """
+    generator = torch.Generator().manual_seed(0)
+    omegas = Omegas(min(omegas.first, 100.0), omegas.hidden, omegas.levels)
+    local = 2 * omegas.levels + 2
+
+    def uniform(shape: Sequence[int], bound: float) -> Tensor:
+        return ((torch.rand(*shape, generator=generator) * 2 - 1) * bound).to(device).requires_grad_()
+
+    tensors = []
+    for i, shape in enumerate(shapes):
+        shape = (2, *shape[1:]) if i < local else shape
+        fan = shape[-2] if i < local else shape[-1]
+        first = i == 0 or i == local
+        # weights as SIREN's, biases within a tenth
+        tensors.append(uniform(shape, 0.1 if i % 2 else 1 / fan if first else math.sqrt(6 / fan) / omegas.hidden))
+    coords = (torch.rand(2, 129, inputs, generator=generator) * 2 - 1).to(device)
+    agree(lambda ts: local_global(omegas, dtype, coords, ts), lambda ts: reference(omegas, coords.double(), ts),
+          tensors, dtype)
+
+
 class _Fused(torch.autograd.Function):
+    """Gradients go to the tensors, once or, by the reference, again; not to the coordinates."""
+
     @staticmethod
     def forward(ctx, omegas: Omegas, dtype: torch.dtype, coords: Tensor, *tensors: Tensor) -> Tensor:
         """Run the forward kernel; what backward needs is kept if there is to be one."""
@@ -132,7 +164,8 @@ class _Packed:
             self.merge_local = functional.pad(both[..., :width], (0, pad, 0, pad)).to(dtype).contiguous()
             self.merge_shared = functional.pad(both[..., width:], (0, wide, 0, pad)).to(dtype).contiguous()
             self.merge_bias = functional.pad(torch.stack([b for _, b in merges]) * self.merge_turns, (0, pad))
-        self.rows, self.warps = (64 if rows <= 64 or dtype is torch.float32 else 128), 4
+        self.rows = 64 if rows <= 64 or dtype is torch.float32 or self.global_width > 128 else 128
+        self.warps = 8 if self.global_width > 64 else 4
         self.precision = "tf32x3" if dtype is torch.float32 else "ieee"
         self.constants = {"IN": in_features, "LEVELS": levels, "LOCAL": self.local_width, "GLOBAL": self.global_width,
                           "CHUNK": chunk, "OUT": out, "ROWS": self.rows, "MERGES": max(1, self.merges),

@@ -117,8 +117,7 @@ def backward(x, local, output, shared, merge_local, merge_shared, dy, scale, kep
     w = tl.load(output + (block * LOCAL + h[None, :]) * OUT + o[:, None])
     grad = tl.dot(g, w, input_precision=PRECISION)                          # by the local features of a level
     common = ()                                                             # by the next level's global arguments
-    for down in tl.static_range(LEVELS):
-        i: tl.constexpr = LEVELS - 1 - down
+    for i in tl.static_range(LEVELS - 1, -1, -1):
         place = (i * step + row[:, None]) * LOCAL + h
         if GLOBAL > 0:
             z = grad * slope(tl.load(kept_l + place, there[:, None], other=0), True)
