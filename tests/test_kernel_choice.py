@@ -134,10 +134,12 @@ def test_compiled_fit_is_the_plain_one():
 
 
 def test_no_kernel_is_imported_before_it_is_needed():
-    code = ("import sys, inr_scenes.fit, inr_scenes.siren, inr_scenes.testing as t\n"
+    code = ("import sys\n"
             "from inr_scenes.field import build\n"
-            "s = t.small_signal('image')\n"
-            "f = build(inr_scenes.siren.Siren, s.spec, {'hidden_features': 16})\n"
-            "inr_scenes.fit.fit(f, s, inr_scenes.fit.FitConfig(steps=2, device='cpu'))\n"
+            "from inr_scenes.fit import FitConfig, fit\n"
+            "from inr_scenes.siren import Siren\n"
+            "from inr_scenes.testing import small_signal\n"
+            "signal = small_signal('image')\n"
+            "fit(build(Siren, signal.spec, {'hidden_features': 16}), signal, FitConfig(steps=2, device='cpu'))\n"
             "assert not {'inr_scenes.kernels.sines', 'inr_scenes.kernels.mlp_triton'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)

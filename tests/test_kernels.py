@@ -11,6 +11,7 @@ tl = pytest.importorskip("triton.language")
 from inr_scenes.kernels import mlp as fused  # noqa: E402  after what it needs was found
 from inr_scenes.kernels import sines  # noqa: E402
 from inr_scenes.kernels.mlp import Net, mlp, reference  # noqa: E402
+from inr_scenes.testing import check_builds  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SINE, RELU = Net(30.0, 30.0), Net(None, None)
@@ -184,3 +185,29 @@ def test_sizes_beyond_the_kernel_are_named():
 
 def test_chunks_pad_little():
     assert [fused.chunk_of(w) for w in (16, 17, 48, 64, 84, 96, 192, 256)] == [16, 32, 16, 64, 32, 32, 64, 64]
+
+
+@pytest.mark.parametrize("half, layers", [("fp16", "i32"), pytest.param("bf16", 1, marks=pytest.mark.slow)])
+def test_kernels_build_for_a_gpu(half, layers):
+    sizes = {"IN": 2, "WIDTH": 32, "CHUNK": 16, "OUT": 16, "ROWS": 64, "SINE": True, "PRECISION": "ieee"}
+    if layers == 1:                             # what a network of one hidden layer and one output is built as
+        sizes |= {"layers": 1, "out_features": 1}
+    ints = "i32" if layers == 1 else "i32 i32 i32"
+    check_builds("inr_scenes.kernels.mlp_triton", "forward",
+                 f"*fp32 *fp32 *fp32 *{half} *{half} *fp32 *fp32 *i16 {ints}", {**sizes, "KEEP": True})
+    check_builds("inr_scenes.kernels.mlp_triton", "backward",
+                 f"*fp32 *fp32 *{half} *{half} *fp32 *fp32 *i16 *{half} *fp32 *fp32 {ints}", {**sizes, "INPUT": True})
+    check_builds("inr_scenes.kernels.sines", "products", f"*{half} *i16 *fp32 i32 i32 i64 i64",
+                 {"OUT_WIDTH": 32, "IN_WIDTH": 32, "OUT_TILE": 32, "IN_TILE": 32, "ROWS": 64, "SINE": True,
+                  "PRECISION": "ieee"})
+
+
+@pytest.mark.slow
+def test_relu_and_float32_kernels_build_for_a_gpu():
+    for sine, kind, precision in ((False, "fp16", "ieee"), (True, "fp32", "tf32x3")):
+        sizes = {"IN": 3, "WIDTH": 64, "CHUNK": 64, "OUT": 16, "ROWS": 64, "SINE": sine, "PRECISION": precision}
+        check_builds("inr_scenes.kernels.mlp_triton", "forward",
+                     f"*fp32 *fp32 *fp32 *{kind} *{kind} *fp32 *fp32 *{kind} i32 i32 i32", {**sizes, "KEEP": True})
+        check_builds("inr_scenes.kernels.mlp_triton", "backward",
+                     f"*fp32 *fp32 *{kind} *{kind} *fp32 *fp32 *{kind} *{kind} *fp32 *fp32 i32 i32 i32",
+                     {**sizes, "INPUT": True})

@@ -52,7 +52,7 @@ def _kernels() -> str:
     device = resolve_device("auto")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")         # what is set aside is said below
-        paths = {field.name: field.fast_path(device) for field in host().fields()}
+        paths = {field.name: field.fast_path(device) for field in (*host().fields(), *host().models())}
     quick = [f"{name} {path}" for name, path in sorted(paths.items()) if path]
     why = "; ".join([*filter(None, [triton_obstacle(device)]), *(f"set aside: {reason}" for reason in set_aside())])
     return (f"on {device}: {', '.join(quick) or 'none'}; the other fields plain torch"

@@ -10,6 +10,8 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 from inr_local_global import kernel  # noqa: E402  after what it needs was found
 from inr_local_global.kernel import Omegas, local_global, reference  # noqa: E402
 
+from inr_scenes.testing import check_builds  # noqa: E402
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: (5e-6, 2e-5), torch.float16: (3e-3, 5e-3)}
 # blocks, rows, inputs, outputs, local width, global width, levels, merges
@@ -85,3 +87,13 @@ def test_second_derivatives_are_plain_torchs():
 
 def test_widths_beyond_the_kernel_are_named():
     assert kernel.obstacle(14, 84, 4) is None and "local widths" in kernel.obstacle(200, 84, 4)
+
+
+@pytest.mark.parametrize("shared", [0, pytest.param(32, marks=pytest.mark.slow)])
+def test_kernels_build_for_a_gpu(shared):
+    sizes = {"IN": 2, "LEVELS": 3, "LOCAL": 16, "GLOBAL": shared, "CHUNK": 16, "OUT": 16, "ROWS": 64, "MERGES": 1,
+             "PRECISION": "ieee"}
+    check_builds("inr_local_global.kernel_triton", "forward", "*fp32 *fp32 *fp16 *fp32 *fp16 *fp32 *fp32 *fp16 *fp32 "
+                 "*fp16 *fp16 *fp32 *fp32 *i16 *i16 *i16 i32 i32", {**sizes, "KEEP": True})
+    check_builds("inr_local_global.kernel_triton", "backward", "*fp32 *fp16 *fp16 *fp16 *fp16 *fp16 *fp32 *fp32 *i16 "
+                 "*i16 *i16 *fp16 *fp16 *fp16 *fp32 *fp32 *fp32 i32 i32", sizes)

@@ -8,7 +8,9 @@ from torch.nn import functional
 
 from inr_scenes.errors import InrError
 from inr_scenes.generalizable import Decoder, Latents
+from inr_scenes.kernels import choice
 
+from . import kernel
 from .features import FrequencyFeatures, LogFourier
 
 
@@ -42,13 +44,14 @@ class TokenAttention(nn.Module):
         """Return keys, and values that have already passed the output projection and each of `maps`.
 
         What follows the weighted sum is linear, so it may as well be done to the R values as to every coordinate.
-        "values": (B, heads · R, maps · hidden) · "bias": (maps · hidden,).
+        "values": (B, heads · R, maps · hidden) · "bias": (maps · hidden,). "value": what was folded.
         """
         weight = torch.cat([linear.weight for linear in maps]) @ self.output.weight
         bias = torch.cat([linear.bias + linear.weight @ self.output.bias for linear in maps])
         value = self._split(self.value(tokens))
         heads = weight.unflatten(-1, (self.heads, -1)).permute(1, 2, 0).to(value.dtype)
-        return {"key": self._split(self.key(tokens)), "values": (value @ heads).flatten(1, 2), "bias": bias}
+        return {"key": self._split(self.key(tokens)), "value": value, "values": (value @ heads).flatten(1, 2),
+                "bias": bias}
 
     def weigh(self, query: Tensor, context: Latents) -> Tensor:
         """Map queries (B or 1, n, hidden) to sums of folded values (B, n, maps · hidden)."""
@@ -142,6 +145,7 @@ class LocalityAwareDecoder(Decoder):
 
     def __init__(self, config, in_features: int, out_features: int):
         super().__init__()
+        self.config = config
         hidden, features, bands = config.hidden_features, config.frequency_features, config.bandwidths
         self.aggregates, levels = config.token_aggregation, len(bands)
         # multiplications per coordinate and feature behind the softmax, folded into the values or one by one
@@ -155,15 +159,40 @@ class LocalityAwareDecoder(Decoder):
                       if config.multi_band else PlainStack(out_features, hidden, 2 * len(bands) - 1))
 
     def prepare(self, latents: Latents) -> Latents:
-        """Project keys and values of the tokens (or compose the pattern layer's weight) once per signal."""
-        if self.folds:
-            return self.modulation.folded(latents["tokens"], self.bands.modulations)
-        if self.aggregates:
-            return self.modulation.keys_values(latents["tokens"])
-        return self.modulation.weights(latents["tokens"])
+        """Project keys and values of the tokens (or compose the pattern layer's weight) once per signal.
+
+        "fused": the kernel that decodes, where it is chosen and no gradients are asked for.
+        """
+        if not self.aggregates:
+            return self.modulation.weights(latents["tokens"])
+        context = (self.modulation.folded(latents["tokens"], self.bands.modulations) if self.folds
+                   else self.modulation.keys_values(latents["tokens"]))
+        fused = self._fused(latents["tokens"], context)
+        return context if fused is None else {**context, "fused": fused}
+
+    def _fused(self, tokens: Tensor, context: Latents) -> kernel.Packed | None:
+        """Return the kernel with its weights laid out, if it serves."""
+        if torch.is_grad_enabled() or kernel.obstacle(self):
+            return None
+        dtype = choice.product_type(tokens)
+        dtype = torch.float16 if dtype is torch.float32 else dtype      # its products are halves
+
+        def check(*_) -> None:
+            kernel.self_check(self, kernel.Packed(self, context["key"], context["value"], dtype), context, dtype)
+
+        key = "locality-aware", self.config, self.query.encoding.out_features, self.bands.outputs[0].out_features
+        if not choice.fused_serves(tokens.detach(), key, check):
+            return None
+        return kernel.Packed(self, context["key"], context["value"], dtype)
 
     def forward(self, coords: Tensor, context: Latents) -> Tensor:
         """Map coords (B or 1, n, in) to values (B, n, out). Coordinates shared by a batch pass Eqs. (2)–(4) once."""
+        if "fused" in context and not torch.is_grad_enabled():
+            return context["fused"](coords)
+        return self.plain(coords, context)
+
+    def plain(self, coords: Tensor, context: Latents) -> Tensor:
+        """Like `forward`, in plain torch."""
         query = self.query(coords)
         if self.folds:
             mapped = self.modulation.weigh(query, context).chunk(len(self.bands.modulations), -1)
