@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from inr_scenes.errors import InrError
+from inr_scenes.errors import InrError, SetAside
 from inr_scenes.field import build
 from inr_scenes.fit import FitConfig, fit
 from inr_scenes.kernels import choice, mlp
@@ -55,6 +55,16 @@ def test_a_kernel_that_fails_is_set_aside_with_one_line(monkeypatch, broken):
     assert torch.equal(result, fitted("torch")) and len(choice.set_aside()) == 1
 
 
+@needs_interpreter
+def test_the_command_line_says_it_in_one_line(inr, samples, monkeypatch):
+    monkeypatch.setattr(mlp, "mlp", lambda *args: 1 / 0)
+    with pytest.warns(SetAside, match="plain torch goes on: ZeroDivisionError: division by zero$") as said:
+        status, _, _ = inr("fit", "siren", next(samples.rglob("*.png")), "--steps", 2, "--batch", 64,
+                           "--hidden-features", 16, "--device", "cpu", "--kernel", "fused", "-o", "run")
+    assert status == 0 and len(said) == 1
+    assert warnings.formatwarning(said[0].message, SetAside, "a.py", 1) == f"{said[0].message}\n"
+
+
 def test_auto_on_a_cpu_is_plain_torch(monkeypatch):
     monkeypatch.setattr(mlp, "mlp", lambda *args: pytest.fail("the kernel was called"))
     assert torch.equal(fitted("auto"), fitted("torch"))
@@ -66,7 +76,7 @@ def test_fused_where_it_is_impossible_is_one_clear_line(monkeypatch):
     if not torch.cuda.is_available():
         with pytest.raises(InrError, match=r"--kernel fused is not possible: .*Triton.*--kernel auto"):
             fitted("fused")
-    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(choice, "has_triton", lambda: False)
     with pytest.raises(InrError, match="pip install triton"):
         fitted("fused")
     assert torch.equal(fitted("auto"), fitted("torch"))

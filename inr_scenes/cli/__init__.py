@@ -1,8 +1,9 @@
 """The command line: `inr COMMAND …`. Exit status 0 done, 1 something the user can mend, 2 usage."""
 
 import sys
+import warnings
 
-from ..errors import InrError, suggestion
+from ..errors import InrError, SetAside, suggestion
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -18,6 +19,7 @@ def main(argv: list[str] | None = None) -> int:
     if name is None:
         sys.stdout.write(_help())
         return 0 if arguments else 2
+    warnings.formatwarning = _one_line
     try:
         command = _command(name)
         if command is None:
@@ -50,6 +52,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         sys.stderr.write(f"inr {name}: out of memory ({error}). Take a smaller --resolution, --size or --batch.\n")
         return 1
+
+
+def _one_line(message, category, *place, plain=warnings.formatwarning) -> str:
+    """Return a warning as it is printed: ours without the place in the code, which tells a user nothing."""
+    return f"{message}\n" if issubclass(category, SetAside) else plain(message, category, *place)
 
 
 def _command(name: str):

@@ -1,5 +1,6 @@
 """Which path computes a network: plain torch, torch.compile or a fused kernel, and what proves a kernel right."""
 
+import functools
 import importlib.util
 import os
 import warnings
@@ -9,6 +10,8 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+
+from ..errors import SetAside
 
 KERNELS = ("auto", "torch", "compile", "fused")
 # relative errors, root mean square, that a fused kernel's values and gradients may have
@@ -38,9 +41,15 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+@functools.cache
+def has_triton() -> bool:
+    """Say whether Triton is installed; it is not imported yet."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def triton_obstacle(device: torch.device) -> str | None:
     """Say why Triton's kernels cannot run on a device; none if they can."""
-    if importlib.util.find_spec("triton") is None:
+    if not has_triton():
         return "Triton is not installed (pip install triton)"
     if device.type == "cpu" and interpreted():
         return None
@@ -83,7 +92,7 @@ def proved(key: Hashable, check: Callable[[], None]) -> bool:
         except Exception as error:              # whatever a compiler or a driver raises
             reason = next(iter(str(error).strip().splitlines()), "")
             _proved[key] = f"{type(error).__name__}: {reason}"[:200]
-            warnings.warn(f"A fused kernel is set aside, plain torch goes on: {_proved[key]}", stacklevel=2)
+            warnings.warn(f"A fused kernel is set aside, plain torch goes on: {_proved[key]}", SetAside, stacklevel=2)
     return not _proved[key]
 
 

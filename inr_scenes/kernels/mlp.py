@@ -102,7 +102,7 @@ def mlp(net: Net, dtype: torch.dtype, x: Tensor, tensors: Sequence[Tensor]) -> T
     dtype: what products are rounded to (float16, bfloat16 or float32); sums, the first layer and gradients of weights
     are float32. tensors: as for `reference`. Second derivatives are plain torch's.
     """
-    with torch.autocast(x.device.type, enabled=False):
+    with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):     # Triton launches on the current one
         return _Fused.apply(net, dtype, x, *tensors)
 
 
@@ -135,7 +135,8 @@ class _Fused(torch.autograd.Function):
         if torch.is_grad_enabled():
             return None, None, *_differentiable(ctx, dy, needs)
         x, kept, *_ = ctx.saved_tensors
-        return None, None, *_gradients(ctx.packed, ctx.dtype, x, kept, dy.contiguous(), needs[0])
+        with torch.cuda.device_of(x):
+            return None, None, *_gradients(ctx.packed, ctx.dtype, x, kept, dy.contiguous(), needs[0])
 
 
 class _Packed:

@@ -65,7 +65,7 @@ def local_global(omegas: Omegas, dtype: torch.dtype, coords: Tensor, tensors: Se
     dtype: what products are rounded to; coordinates, sums and gradients are float32. Coordinates get no gradient.
     tensors: as for `reference`, which makes second derivatives.
     """
-    with torch.autocast(coords.device.type, enabled=False):
+    with torch.autocast(coords.device.type, enabled=False), torch.cuda.device_of(coords):
         return _Fused.apply(omegas, dtype, coords, *tensors)
 
 
@@ -124,7 +124,8 @@ class _Fused(torch.autograd.Function):
         coords, *kept = ctx.saved_tensors[:4]
         tensors = ctx.saved_tensors[4:]
         if not torch.is_grad_enabled():
-            return None, None, None, *_gradients(ctx.net, ctx.dtype, coords, kept, dy.contiguous())
+            with torch.cuda.device_of(coords):
+                return None, None, None, *_gradients(ctx.net, ctx.dtype, coords, kept, dy.contiguous())
         with torch.autocast(coords.device.type, enabled=False):
             y = reference(ctx.omegas, coords, tensors)
             needs = ctx.needs_input_grad[3:]

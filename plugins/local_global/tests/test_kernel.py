@@ -15,7 +15,7 @@ from inr_scenes.testing import check_builds  # noqa: E402
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TOLERANCE = {torch.float32: (5e-6, 2e-5), torch.float16: (3e-3, 5e-3)}
 # blocks, rows, inputs, outputs, local width, global width, levels, merges
-SIZES = [(3, 129, 2, 3, 14, 84, 4, 1), (2, 1, 1, 1, 42, 72, 3, 3), (2, 127, 3, 3, 17, 20, 2, 1),
+SIZES = [(2, 129, 2, 3, 14, 84, 3, 1), (2, 1, 1, 1, 42, 72, 3, 3), (2, 127, 3, 3, 17, 20, 2, 1),
          (3, 65, 2, 1, 15, 0, 4, 0), (2, 20, 2, 3, 16, 16, 1, 1)]
 
 

@@ -179,7 +179,7 @@ def test_places_are_resampled_for_other_sizes():
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 @pytest.mark.parametrize("inputs, outputs, rows, changes", [
-    (2, 3, 129, {}), (2, 3, 1, {"tokens": 256, "decoder_heads": 1, "bandwidths": (64.0,)}),
+    (2, 3, 129, {}), (2, 3, 1, {"tokens": 128, "decoder_heads": 1, "bandwidths": (64.0,)}),
     (6, 3, 127, {"frequency_features": 60, "bandwidths": (8.0, 4.0)}),
     (1, 1, 65, {"hidden_features": 64, "tokens": 17})])
 def test_fused_decoder_equals_float64(inputs, outputs, rows, changes, monkeypatch):
@@ -215,7 +215,7 @@ def test_gradients_and_ablations_are_left_to_plain_torch():
     decoder = LocalityAwareDecoder(CONFIG, 2, 3)
     with choose("fused"):
         assert "fused" not in decoder.prepare({"tokens": torch.randn(2, 7, 10)})
-    for changes, said in (({"multi_band": False}, "ablations"), ({"hidden_features": 48}, "power of two")):
+    for changes, said in (({"multi_band": False}, "ablations"), ({"hidden_features": 48}, "powers of two")):
         assert said in kernel.obstacle(LocalityAwareDecoder(dataclasses.replace(CONFIG, **changes), 2, 3))
 
 
