@@ -215,3 +215,20 @@ def test_no_step_waits_for_the_device(kind, changes, monkeypatch):
     with Waits():
         for _ in range(5):
             next(run)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["32", "fp16"])
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_no_step_waits_for_a_gpu(signal, precision, optimizer):
+    run = steps(new(signal), signal, FitConfig(steps=1000, batch=64, precision=precision, optimizer=optimizer, clip=1.0,
+                                               device="cuda"))
+    for _ in range(3):                          # kernels are built and proved
+        next(run)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            next(run)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
