@@ -3,7 +3,7 @@
     python benchmarks/run.py                          # all, in small: some hours on two cores
     python benchmarks/run.py --quick                  # the shortest settings that still show the order
     python benchmarks/run.py --only siren local-global
-    python benchmarks/run.py --device cuda
+    python benchmarks/run.py --device cuda            # what is claimed of a GPU, at most ten minutes; others by --only
 
 The machine should do nothing else meanwhile: a section says how busy it was when it began.
 """
@@ -31,6 +31,7 @@ SECTIONS = {
     "siren": ("siren.py", "--goals 30", True),
     "local-global": ("local_global.py", "--only speed audio", True),
     "inverse-problems": ("inverse_problems.py --parts poisson ct denoise superres", "--parts ct poisson", False),
+    "gpu": ("gpu.py", "--only ceilings training steps", True),
     "generalizable": ("generalizable.py --parts speed decode", "", False),
 }
 
@@ -54,13 +55,15 @@ def _run(command: list[str]) -> tuple[str, int]:
 def main() -> None:
     """Run the chosen sections and rewrite the file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--only", nargs="+", choices=SECTIONS)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
+    on_gpu = options.device.startswith("cuda")
+    only = options.only or (["gpu"] if on_gpu else [name for name in SECTIONS if name != "gpu"])
     found = sections(RESULTS.read_text()) if RESULTS.is_file() else {}
     failed = []
-    for name in options.only:
+    for name in only:
         script, quick, takes_device = SECTIONS[name]
         words = script.split() + (quick.split() if options.quick else [])
         words += ["--device", options.device] if takes_device else []

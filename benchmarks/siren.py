@@ -26,6 +26,7 @@ from image_study import PHOTOS, centre, machine
 from inr_scenes.device import quick_half, resolve_device
 from inr_scenes.field import build
 from inr_scenes.fit import FitConfig, steps
+from inr_scenes.kernels.choice import choose
 from inr_scenes.signals.image import ImageSignal, read_image
 from inr_scenes.siren import Siren
 
@@ -56,7 +57,7 @@ def plain(signal: ImageSignal, horizon: int, device, dtype) -> Iterator[Moment]:
     for step in range(1, horizon + 1):
         tick = time.perf_counter()
         coords, values = signal.sample(torch.randint(len(signal), (PLAIN["batch"],), device=device))
-        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+        with choose("torch"), torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             loss = F.mse_loss(field(coords).float(), values)
         optimizer.zero_grad()
         loss.backward()

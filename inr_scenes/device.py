@@ -35,10 +35,16 @@ def precision_type(name: str, device: torch.device) -> torch.dtype | None:
     return {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
 
 
+def wait(device: torch.device) -> None:
+    """Wait until a device has done what was asked of it, so that a clock may be read."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+
+
 def quick_half(device: torch.device) -> torch.dtype | None:
     """Return the half precision that a device multiplies faster than float32, or none."""
     if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+        return torch.float16            # as quick as bfloat16, whose rounding is a noise of 51 dB in a SIREN
     if device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
         return torch.bfloat16
     return None

@@ -92,6 +92,15 @@ class Field(nn.Module):
         """Return lines worth telling whoever fits this field."""
         return []
 
+    def kernel_obstacle(self, device: torch.device) -> str | None:
+        """Say why no fused kernel can compute this field on a device; none if one can."""
+        return f"{self.name} has no fused kernel"
+
+    @classmethod
+    def fast_path(cls, device: torch.device) -> str | None:
+        """Return what computes a field of this class, in half precision, on a device; none: plain torch."""
+        return None
+
     def diagnose(self, signal: Signal) -> dict[str, float]:
         """Return metrics of the field's own making, added to the signal's by `inr eval`."""
         return {}

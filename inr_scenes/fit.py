@@ -15,16 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .device import PRECISIONS, precision_type, resolve_device, rows_at_once
+from .device import PRECISIONS, precision_type, resolve_device, rows_at_once, wait
 from .errors import InrError, suggestion
 from .field import Field
+from .kernels.choice import KERNELS, choose
+from .kernels.compiled import Compiled
 from .metrics import reaches
-from .optim import OPTIMIZERS, SCHEDULES, Optimizers, rate
+from .optim import OPTIMIZERS, SCHEDULES, Optimizers, rate, settle
 from .signal import Signal
 
-CHECK_EVERY = 25                    # steps between looks at the loss: each look waits for the device
+CHECK_EVERY = 25                    # steps between looks at the loss
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "sampling": ("permuted", "uniform"),
-           "precision": PRECISIONS}
+           "precision": PRECISIONS, "kernel": KERNELS}
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ class FitConfig:
     """Share of each batch drawn from the measurements the signal marks as important (surface, foreground)."""
     precision: str = "32"
     """32, bf16 or fp16 autocast, or auto: what the device is quick at. Coordinates and parameters stay in float32."""
+    kernel: str = "auto"
+    """torch, compile (torch.compile), fused (one kernel for the whole network), or auto: fused where that is sure."""
     clip: float = 0.0
     """Largest gradient norm; 0: no clipping."""
     device: str = "auto"
@@ -115,6 +119,10 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
     field.to(device).train()
     signal.to(device)
     field.condition(signal)
+    obstacle = field.kernel_obstacle(device) if config.kernel == "fused" else None
+    if obstacle:
+        raise InrError(f"--kernel fused is not possible: {obstacle}. Take --kernel auto.")
+    computing = Compiled(field).used if config.kernel == "compile" else nullcontext
     optimizers = Optimizers(field, config.optimizer, config.lr, config.weight_decay, config.warmup)
     dtype = precision_type(config.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
@@ -142,25 +150,20 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
         tick = time.perf_counter()
         progress = _progress(config, step, elapsed)
         lr = config.lr * rate(config.schedule, progress, step, config.warmup, config.final_lr)
-        loss = _backward(field, signal, sampler, step, dtype, scaler)
-        if config.clip or scaler.is_enabled():
-            for optimizer in optimizers.made:
-                scaler.unscale_(optimizer)
-            if config.clip:
-                torch.nn.utils.clip_grad_norm_(parameters, config.clip)
-        if scaler.is_enabled() and not all(torch.isfinite(p.grad).all() for p in parameters if p.grad is not None):
-            for optimizer in optimizers.made:       # an overflow in half precision: skip the step, halve the scale
-                optimizer.zero_grad(set_to_none=True)
-        else:
-            optimizers.step(lr)
-        if scaler.is_enabled():
-            scaler.update()
+        with choose(config.kernel), computing():
+            loss = _backward(field, signal, sampler, step, dtype, scaler)
+        settle(optimizers, parameters, scaler, config.clip, lr)
         step += 1
         last = step == config.steps
         if step % CHECK_EVERY == 0 or last or step == 1:
-            guard.check(loss, step)
+            guard.check(loss, step, now=last)
         elapsed += time.perf_counter() - tick
         last = last or (config.seconds is not None and elapsed >= config.seconds)
+        if last or elapsed >= next_look:        # what the device still has to do is part of the fitting
+            tick = time.perf_counter()
+            wait(device)
+            guard.settle()
+            elapsed += time.perf_counter() - tick
         report = Step(step, loss, lr, elapsed, _progress(config, step, elapsed))
         if last or elapsed >= next_look:
             next_look = max(elapsed * 1.2, elapsed + 1.0)
@@ -296,6 +299,7 @@ class _Guard:
 
     A state is good when the loss seen after it is: the one it was reached with is that of the state before. A network
     of sines that lost its footing returns to a constant: a harmless-looking loss, many times what it had been.
+    On a GPU a loss is judged at the look after the one it was taken at, when it has long arrived: no look waits.
     """
 
     LOOKS = 20                          # that a loss must stay high for: single batches are noisy
@@ -308,18 +312,31 @@ class _Guard:
         self.recent: deque[float] = deque(maxlen=self.LOOKS)
         self.lowest, self.lowest_state, self.lowest_step = math.inf, self.state, 0
         self.warned = False
+        self.waiting: tuple[_Arriving, dict[str, Tensor], int] | None = None
 
     def _copy(self) -> dict[str, Tensor]:
         return {name: value.detach().clone() for name, value in self.field.state_dict().items()}
 
-    def check(self, loss: Tensor, step: int) -> None:
-        value = loss.item()
+    def check(self, loss: Tensor, step: int, now: bool = False) -> None:
+        """Look at the loss that `step` was taken with; on a GPU it is judged at the next look, unless `now`."""
+        self.settle()
+        self.waiting = _Arriving(loss), self._copy(), step
+        if now or not self.waiting[0].late:
+            self.settle()
+
+    def settle(self) -> None:
+        """Judge the loss that was looked at last, if that is still to be done."""
+        if self.waiting is not None:
+            (loss, state, step), self.waiting = self.waiting, None
+            self._judge(loss.value(), state, step)
+
+    def _judge(self, value: float, state: dict[str, Tensor], step: int) -> None:
         if not math.isfinite(value) or value > 1e3 * max(self.best, 1e-3):
             what = "is not a number" if not math.isfinite(value) else f"rose to {value:.3g}"
             self._give_up(what, step, self.state, self.step)
         self.best = min(self.best, value)
         self.state, self.step = self.candidate, self.latest
-        self.candidate, self.latest = self._copy(), step
+        self.candidate, self.latest = state, step
         self.recent.append(value)
         level = statistics.median(list(self.recent)[-self.FEW:])
         if len(self.recent) >= self.FEW and level < self.lowest:
@@ -331,12 +348,30 @@ class _Guard:
         if above > self.HIGH and not self.warned:
             self.warned = True
             warnings.warn(f"The loss has stayed at over {self.HIGH:g} times what it was at step {self.lowest_step}: "
-                          f"a lower --lr would reach further.", stacklevel=3)
+                          f"a lower --lr would reach further.", stacklevel=4)
 
     def _give_up(self, what: str, step: int, state: dict[str, Tensor], kept: int) -> None:
+        """Put a state back and say so."""
         self.field.load_state_dict(state)
         raise Diverged(f"The fit diverged: the loss {what} at step {step}. Step {kept} was kept. "
                        f"Lower --lr, or add --clip 1 or --warmup 500.")
+
+
+class _Arriving:
+    """A number on its way from a device; those of a GPU come without anyone waiting, unless they are asked for."""
+
+    def __init__(self, number: Tensor):
+        self.late = number.device.type == "cuda"
+        self.number = number
+        if self.late:
+            self.number = torch.empty((), dtype=number.dtype, pin_memory=True).copy_(number, non_blocking=True)
+            self.there = torch.cuda.Event()
+            self.there.record(torch.cuda.current_stream(number.device))
+
+    def value(self) -> float:
+        if self.late:
+            self.there.synchronize()
+        return self.number.item()
 
 
 def _progress(config: FitConfig, step: int, elapsed: float) -> float:

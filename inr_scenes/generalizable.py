@@ -124,6 +124,11 @@ class GeneralizableField(nn.Module):
         """Names `suggest` understands."""
         return ("fast", "published")
 
+    @classmethod
+    def fast_path(cls, device: torch.device) -> str | None:
+        """Return what decodes signals of this class, in half precision, on a device; none: plain torch."""
+        return None
+
     def notes(self) -> list[str]:
         """Return lines for whoever trained this field."""
         return []

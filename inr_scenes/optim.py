@@ -85,6 +85,34 @@ class Optimizers:
             optimizer.load_state_dict(state)
 
 
+def settle(optimizers: Optimizers, parameters: list[nn.Parameter], scaler: torch.amp.GradScaler, clip: float,
+           lr: float) -> None:
+    """Take a step on gradients that a scaler enlarged, unscaled and clipped to a norm; clip 0: not clipped.
+
+    Half precision that overflowed skips the step and halves the scale. On an accelerator the skipped step is one with
+    gradients of zero, which nobody has to wait for.
+    """
+    if clip or scaler.is_enabled():
+        for optimizer in optimizers.made:
+            scaler.unscale_(optimizer)
+    if clip:
+        torch.nn.utils.clip_grad_norm_(parameters, clip)
+    if scaler.is_enabled():
+        found = [flag for optimizer in optimizers.made for flag in scaler._found_inf_per_device(optimizer).values()]
+        overflow = torch.stack(found).sum() > 0
+        for p in parameters:
+            if p.grad is not None and overflow.device.type != "cpu":
+                p.grad.masked_fill_(overflow, 0.0)
+        if overflow.device.type == "cpu" and overflow:
+            for optimizer in optimizers.made:
+                optimizer.zero_grad(set_to_none=True)
+            scaler.update()
+            return
+    optimizers.step(lr)
+    if scaler.is_enabled():
+        scaler.update()
+
+
 def _groups(parameters: list[nn.Parameter], factors: dict[nn.Parameter, float], lr: float) -> list[dict]:
     """Return the parameters in groups of one factor on the learning rate each."""
     groups: dict[float, list[nn.Parameter]] = {}

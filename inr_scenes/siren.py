@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from .field import Field, Recipe
+from .kernels import choice
+from .kernels.mlp import Net, obstacle, self_check, served
 from .rays import rays_for
 from .signal import Signal
 from .spec import Spec
@@ -82,7 +84,30 @@ class Siren(Field):
 
     def forward(self, coords: Tensor) -> Tensor:
         """Map coords (..., in) to values (..., out)."""
-        return self.rays(coords, lambda seen: self.output(self.layers(seen)))
+        return self.rays(coords, self.network)
+
+    def network(self, seen: Tensor) -> Tensor:
+        """Map what the network sees of coordinates (..., features) to values (..., out), by the chosen path."""
+        linears = [layer.linear for layer in self.layers]
+        values = served(Net(self.config.first_omega_0, self.config.omega_0), seen, [*linears, self.output])
+        return self.output(self.layers(seen)) if values is None else values
+
+    def kernel_obstacle(self, device: torch.device) -> str | None:
+        """Say why the fused sine network does not serve; none if it does."""
+        config = self.config
+        return choice.triton_obstacle(device) or obstacle(self.rays.features, config.hidden_features,
+                                                          config.hidden_layers, self.spec.out_features)
+
+    @classmethod
+    def fast_path(cls, device: torch.device) -> str | None:
+        """Return the fused kernel in Triton, once it has passed its self-check."""
+        if choice.triton_obstacle(device):
+            return None
+
+        def check() -> None:
+            self_check(Net(), torch.float16, device, 2, 256, 3, 3)
+
+        return "fused (Triton)" if choice.proved(("siren", device), check) else None
 
     @classmethod
     def suggest(cls, signal: Signal, preset: str) -> Recipe:

@@ -180,9 +180,8 @@ class Spec:
 
     def coords(self, index: Tensor) -> Tensor:
         """Return the coordinates (n, in) of flat, row-major sample indices (n,)."""
-        shape = torch.tensor(self.shape, device=index.device)
         columns = []
-        for axis, count in zip(reversed(self.axes), reversed(shape.tolist())):
+        for axis, count in zip(reversed(self.axes), reversed(self.shape)):
             columns.append(axis.at(index % count + axis.first))
             index = torch.div(index, count, rounding_mode="floor")
         return torch.stack(columns[::-1], -1)

@@ -7,6 +7,9 @@
 
 import dataclasses
 import math
+import os
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -234,3 +237,24 @@ def _raises_inr_error(call) -> None:
         assert str(error).strip() and len(str(error).splitlines()) <= 2, f"the message is not one clear line: {error}"
         return
     raise AssertionError("an InrError with a clear line was expected")
+
+
+def check_builds(module: str, function: str, types: str, constants: dict[str, Any], capability: int = 90) -> None:
+    """Build a Triton kernel for a GPU that need not be there: the interpreter lets pass what the compiler refuses.
+
+    types: of the arguments that are no constants, in their order, as "*fp32 *fp16 i32".
+    """
+    code = f"""
+import importlib, sys, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+kernel = getattr(importlib.import_module({module!r}), {function!r})
+constants, types = {constants!r}, iter({types!r}.split())
+signature = {{name: 'constexpr' if name in constants else next(types) for name in kernel.arg_names}}
+assert next(types, None) is None, 'more types than arguments'
+places = {{(kernel.arg_names.index(name),): value for name, value in constants.items()}}
+triton.compile(ASTSource(kernel, signature, places), target=GPUTarget('cuda', {capability}, 32))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

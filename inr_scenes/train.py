@@ -19,7 +19,7 @@ from .errors import InrError, suggestion
 from .fit import CHECK_EVERY, Diverged, Step, parse_goal
 from .generalizable import GeneralizableField, SupportViews
 from .metrics import psnr
-from .optim import SCHEDULES, Optimizers, rate
+from .optim import SCHEDULES, Optimizers, rate, settle
 from .signal import Signal
 
 
@@ -189,7 +189,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
                         value = objective(part) / len(parts)
                     (fabric.backward if fabric else torch.Tensor.backward)(scaler.scale(value))
                 loss += value.detach()
-            _step(optimizers, parameters, scaler, config.clip, lr)
+            settle(optimizers, parameters, scaler, config.clip, lr)
             average.update(step)
             step += 1
             last = step == config.steps
@@ -387,21 +387,6 @@ class _Average:
     def _put(self, values: list[Tensor]) -> None:
         for p, value in zip(self.field.parameters(), values):
             p.copy_(value)
-
-
-def _step(optimizers: Optimizers, parameters, scaler, clip: float, lr: float) -> None:
-    """Take an optimiser step; in half precision an overflow skips it and halves the scale."""
-    if clip or scaler.is_enabled():
-        for optimizer in optimizers.made:
-            scaler.unscale_(optimizer)
-    norm = torch.nn.utils.clip_grad_norm_(parameters, clip or math.inf) if clip or scaler.is_enabled() else None
-    if scaler.is_enabled() and not torch.isfinite(norm):
-        for optimizer in optimizers.made:
-            optimizer.zero_grad(set_to_none=True)
-    else:
-        optimizers.step(lr)
-    if scaler.is_enabled():
-        scaler.update()
 
 
 def _progress(config: TrainConfig, step: int, elapsed: float) -> float:

@@ -1,7 +1,9 @@
+import importlib
 import math
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from inr_scenes import device
 from inr_scenes.device import ROWS
@@ -12,6 +14,7 @@ from inr_scenes.optim import Optimizers, rate, split_parameters
 from inr_scenes.siren import Siren
 from inr_scenes.testing import small_signal
 
+fit_module = importlib.import_module("inr_scenes.fit")      # the package's own `fit` is the function
 SMALL = {"hidden_features": 32, "hidden_layers": 1}
 
 
@@ -217,3 +220,47 @@ def test_coordinate_layer_stays_float32(signal):
         first = field.layers[0](torch.rand(4, 2))
         rest = field(torch.rand(4, 2))
     assert first.dtype == torch.float32 and rest.dtype == torch.bfloat16
+
+
+class Waits(TorchDispatchMode):
+    """Refuses whatever would make the host wait for a GPU: numbers and shapes that depend on values."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero"), name
+        if name in ("index", "index_put_"):
+            assert all(i is None or i.dtype is not torch.bool for i in args[1]), "a mask as an index"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["image", "audio", "video", "shape", "lightfield"])
+@pytest.mark.parametrize("changes", [{"optimizer": "muon"}, {"sampling": "uniform", "clip": 1.0}, {"batch": 0}])
+def test_no_step_waits_for_the_device(kind, changes, monkeypatch):
+    signal = small_signal(kind)
+    field = build(Siren, signal.spec, {**SMALL, "rays": "pluecker"}, seed=0)
+    config = FitConfig(**{"steps": None, "seconds": 1e9, "batch": 64, "focus": 0.5, **changes})
+    run = steps(field, signal, config)
+    monkeypatch.setattr(fit_module.time, "perf_counter", lambda: 0.0)       # no look at the quality
+    next(run)                                   # the first step looks at the loss
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: pytest.fail("tolist"))
+    monkeypatch.setattr(torch.Tensor, "numpy", lambda self: pytest.fail("numpy"))
+    with Waits():
+        for _ in range(5):
+            next(run)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("precision", ["32", "fp16"])
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_no_step_waits_for_a_gpu(signal, precision, optimizer):
+    run = steps(new(signal), signal, FitConfig(steps=1000, batch=64, precision=precision, optimizer=optimizer, clip=1.0,
+                                               device="cuda"))
+    for _ in range(3):                          # kernels are built and proved
+        next(run)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            next(run)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -18,7 +18,7 @@ FLOORS = [
     {"errors"},
     {"files", "device", "camera", "metrics", "settings", "media", "lightning"},
     {"spec", "derivatives"},
-    {"hookspecs", "units", "optim", "catalog"},
+    {"hookspecs", "units", "optim", "catalog", "kernels"},
     {"plugins", "signal"},
     {"field"},
     {"rays", "geometry"},

@@ -10,9 +10,10 @@ from .common import Output, parse
 def run(arguments: list[str]) -> dict[str, Any]:
     """Check torch and its device, open3d, nerfstudio, codecs and plugins: ok, or the command that mends it."""
     parse((Output,), arguments, prog="doctor", description=run.__doc__)
-    checks = {"python": _python, "torch": _torch, "compile": _compile, "open3d": _open3d, "embreex": _embreex,
-              "nerfstudio": _nerfstudio, "video": _video, "sound": _sound, "viewer": _module("viser", "viewer"),
-              "tensorboard": _module("tensorboard", "tensorboard"), "plugins": _plugins}
+    checks = {"python": _python, "torch": _torch, "compile": _compile, "kernels": _kernels, "open3d": _open3d,
+              "embreex": _embreex, "nerfstudio": _nerfstudio, "video": _video, "sound": _sound,
+              "viewer": _module("viser", "viewer"), "tensorboard": _module("tensorboard", "tensorboard"),
+              "plugins": _plugins}
     return {"checks": {name: _report(check) for name, check in checks.items()}}
 
 
@@ -39,6 +40,24 @@ def _compile() -> str:
 
     found = shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
     return f"{found} (torch.compile can be used)" if found else "no C++ compiler; plain torch is used"
+
+
+def _kernels() -> str:
+    import warnings
+
+    from ..device import precision_type, resolve_device
+    from ..kernels.choice import set_aside, triton_obstacle
+    from ..plugins import host
+
+    device = resolve_device("auto")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")         # what is set aside is said below
+        paths = {field.name: field.fast_path(device) for field in (*host().fields(), *host().models())}
+    quick = [f"{name} {path}" for name, path in sorted(paths.items()) if path]
+    why = "; ".join([*filter(None, [triton_obstacle(device)]), *(f"set aside: {reason}" for reason in set_aside())])
+    return (f"on {device}: {', '.join(quick) or 'none'}; the other fields plain torch"
+            f"{' (half precision: ' + str(precision_type('auto', device)).removeprefix('torch.') + ')'}"
+            f"{'. ' + why if why else ''}")
 
 
 def _open3d() -> str:

@@ -13,8 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from inr_scenes.kernels import choice
 from inr_scenes.siren import SineLayer
 
+from . import kernel
+from .kernel import split
 from .layers import Blocks
 from .native import LANES, call, library
 
@@ -202,19 +205,19 @@ class _Gradients:
         return [tensor for pair in pairs for tensor in pair]
 
 
-def split(levels: int, tensors: tuple[Tensor, ...]) -> tuple[list, list, list]:
-    """Return (weight, bias) pairs of local layers with the output, of global layers, and of merge operators."""
-    pairs = list(zip(tensors[::2], tensors[1::2]))
-    return pairs[:levels + 1], pairs[levels + 1:2 * levels + 1], pairs[2 * levels + 1:]
-
-
 def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
-    """Return a partitioned SIREN's values (blocks · rows, out), by the fused path where it serves.
+    """Return a partitioned SIREN's values (blocks · rows, out), by a fused path where one is chosen and serves.
 
-    It does on the CPU in float32, and in bfloat16 under autocast, unless the coordinates want derivatives.
-    shared: the global layers, then the merge operators.
+    blocks.c does on the CPU in float32, and in bfloat16 under autocast, unless the coordinates want derivatives; the
+    Triton kernel on CUDA. shared: the global layers, then the merge operators.
     """
     coords, slots = points.coords, points.slots
+    if torch.compiler.is_compiling() or choice.chosen() in ("torch", "compile"):
+        return field.evaluate(coords, slots).flatten(0, 1)
+    if coords.device.type != "cpu" or choice.interpreted():
+        values = _on_chip(field, coords, slots, shared)
+        if values is not None:
+            return values
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     plain = coords.device.type == "cpu" and coords.dtype is torch.float32 and not coords.requires_grad
     narrow = getattr(field.config, "global_features", LANES) < LANES
@@ -222,9 +225,62 @@ def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
         return field.evaluate(coords, slots).flatten(0, 1)
     while len(slots) < torch.get_num_threads() and coords.shape[1] % 2 == 0:        # work for every thread
         coords, slots = coords.unflatten(1, (2, -1)).flatten(0, 1), slots.repeat_interleave(2)
-    local = [tensor.index_select(0, slots) for layer in field.local for tensor in layer.tensors()]
-    common = [tensor for layer in shared for tensor in (layer.linear.weight, layer.linear.bias)]
+    local, common = _tensors(field, slots, shared)
     first, hidden = (omega / (2 * math.pi) for omega in (field.config.first_omega_0, field.config.omega_0))
     turns = [first] + [hidden] * field.config.hidden_layers
     with torch.autocast("cpu", enabled=False):
         return FusedLevels.apply(coords, dtype, turns, hidden, torch.is_grad_enabled(), *local, *common)
+
+
+def obstacle(field, device: torch.device) -> str | None:
+    """Say why neither fused path serves a partitioned SIREN on a device; none if one does."""
+    config = field.config
+    if device.type == "cpu" and library(torch.float32) is not None:
+        wide = getattr(config, "global_features", LANES)
+        return f"blocks.c takes global widths of at least {LANES}, not {wide}" if wide < LANES else None
+    return choice.triton_obstacle(device) or kernel.obstacle(
+        config.local_features, getattr(config, "global_features", 0), config.hidden_layers + 1)
+
+
+def fast_path(device: torch.device) -> str | None:
+    """Return the fused path that a Local-Global SIREN in half precision takes on a device, once it is proved."""
+    if device.type == "cpu":
+        return "fused (C)" if library(torch.bfloat16) is not None else None
+    if choice.triton_obstacle(device):
+        return None
+    h, g, levels = 14, 84, 4                # the published image's widths
+    shapes = [(2, 2, h), (2, h), *[(2, h, h), (2, h)] * (levels - 1), (2, h, 3), (2, 3), (g, 2), (g,),
+              *[(g, g), (g,)] * (levels - 1), (h, h + g), (h,)]
+
+    def check() -> None:
+        kernel.self_check(kernel.Omegas(), torch.float16, shapes, 2, device)
+
+    return "fused (Triton)" if choice.proved(("local-global", device), check) else None
+
+
+def _on_chip(field, coords: Tensor, slots: Tensor, shared: Iterable[SineLayer]) -> Tensor | None:
+    """Return the values by the Triton kernel where it is chosen and serves, else none."""
+    config = field.config
+    levels = config.hidden_layers + 1
+    if kernel.obstacle(config.local_features, getattr(config, "global_features", 0), levels):
+        return None
+    omegas = kernel.Omegas(config.first_omega_0, config.omega_0, levels)
+    layers = list(shared)
+    sizes = [*(tensor.shape[1:] for layer in field.local for tensor in layer.tensors()),
+             *(tensor.shape for layer in layers for tensor in (layer.linear.weight, layer.linear.bias))]
+    local = 2 * levels + 2
+    shapes = [(2, *shape) if i < local else tuple(shape) for i, shape in enumerate(sizes)]
+
+    def check(dtype: torch.dtype, device: torch.device) -> None:
+        kernel.self_check(omegas, dtype, shapes, coords.shape[-1], device)
+
+    if not choice.fused_serves(coords, (omegas, *shapes), check):
+        return None
+    own, common = _tensors(field, slots, layers)
+    return kernel.local_global(omegas, choice.product_type(coords), coords, [*own, *common])
+
+
+def _tensors(field, slots: Tensor, shared: Iterable[SineLayer]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the tensors of the blocks in `slots`, layer by layer, and those of the shared layers."""
+    local = [tensor.index_select(0, slots) for layer in field.local for tensor in layer.tensors()]
+    return local, [tensor for layer in shared for tensor in (layer.linear.weight, layer.linear.bias)]

@@ -17,6 +17,12 @@ FAST_FIT = {
     "video": {"lr": 1e-3, "batch": 16384, "precision": "auto", "steps": 3000},
     "shape": {"lr": 7e-4, "batch": 8192, "precision": "auto", "focus": 0.75},
 }
+INCODE_FIT = {
+    "image": {"optimizer": "muon", "lr": 4e-4, "batch": 4096, "precision": "auto"},
+    "audio": {"optimizer": "muon", "lr": 3e-4, "batch": 8192, "precision": "auto"},
+    "video": {"lr": 3e-4, "batch": 8192},
+    "shape": {"optimizer": "muon", "lr": 1e-3, "batch": 8192, "focus": 0.75, "precision": "auto"},
+}
 STEPS = {"image": 1001, "audio": 1001, "video": 5001, "shape": 26_860}
 
 
@@ -56,8 +62,9 @@ def incode_recipe(signal: Signal, preset: str) -> Recipe:
     if preset == "published":
         config = {"first_omega_0": 3000.0} if kind == "audio" else {}
         return Recipe({**config, "train_encoder": True}, _incode_fit(kind), grid="ends")
-    fit = {"image": {"optimizer": "muon", "lr": 4e-4, "batch": 4096, "precision": "auto"}}
-    return Recipe(_fast(signal), fit.get(kind, {"lr": 3e-4}))
+    # Muon needs sound to begin as SIREN's: bach after 200 steps 17.2 dB with the published scalars, 28.3 without
+    config = {"aux_bias": 0.0} if kind == "audio" else {}
+    return Recipe({**_fast(signal), **config}, INCODE_FIT.get(kind, {"lr": 3e-4}))
 
 
 def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:

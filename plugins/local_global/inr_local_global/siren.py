@@ -34,6 +34,15 @@ class SirenPerPartition(Partitioned):
         """Like `evaluate`, by the fused path where it serves."""
         return fused.values(self, points, [])
 
+    def kernel_obstacle(self, device: torch.device) -> str | None:
+        """Say why no fused path serves; none if one does."""
+        return fused.obstacle(self, device)
+
+    @classmethod
+    def fast_path(cls, device: torch.device) -> str | None:
+        """Return the fused path of a device."""
+        return fused.fast_path(device)
+
     def evaluate(self, coords: Tensor, slots: Tensor) -> Tensor:
         """Apply every block's own network."""
         first, *hidden, output = self.local
@@ -73,9 +82,25 @@ class LgSiren(Partitioned):
 
     def values(self, points: Blocks) -> Tensor:
         """Like `evaluate`, by the fused path where it serves."""
-        if self.config.merge == "add" or type(self).sines is not LgSiren.sines:
+        if not self._plain_sines:
             return super().values(points)
         return fused.values(self, points, [*self.shared, *self.merging])
+
+    @property
+    def _plain_sines(self) -> bool:
+        """Whether this is the network that fused paths know: sines, merged over both kinds of features."""
+        return self.config.merge != "add" and type(self).sines is LgSiren.sines
+
+    def kernel_obstacle(self, device: torch.device) -> str | None:
+        """Say why no fused path serves; none if one does."""
+        if self.config.merge == "add":
+            return "--merge add has no fused kernel"
+        return fused.obstacle(self, device) if self._plain_sines else super(Partitioned, self).kernel_obstacle(device)
+
+    @classmethod
+    def fast_path(cls, device: torch.device) -> str | None:
+        """Return the fused path of a device."""
+        return fused.fast_path(device) if cls.sines is LgSiren.sines else None
 
     def sines(self):
         """Return the activations of local, global and merge layers: functions of (pre-activation, omega)."""

@@ -8,7 +8,9 @@ from torch.nn import functional
 
 from inr_scenes.errors import InrError
 from inr_scenes.generalizable import Decoder, Latents
+from inr_scenes.kernels import choice
 
+from . import kernel
 from .features import FrequencyFeatures, LogFourier
 
 
@@ -154,6 +156,7 @@ class LocalityAwareDecoder(Decoder):
 
     def __init__(self, config, in_features: int, out_features: int):
         super().__init__()
+        self.config = config
         hidden, features, bands = config.hidden_features, config.frequency_features, config.bandwidths
         self.aggregates, levels = config.token_aggregation, len(bands)
         # multiplications per coordinate and feature, folded into keys and values or one by one
@@ -168,15 +171,44 @@ class LocalityAwareDecoder(Decoder):
                       if config.multi_band else PlainStack(out_features, hidden, 2 * len(bands) - 1))
 
     def prepare(self, latents: Latents) -> Latents:
-        """Project keys and values of the tokens (or compose the pattern layer's weight) once per signal."""
-        if self.folds:
-            return self.modulation.folded(latents["tokens"], self.bands.modulations)
-        if self.aggregates:
-            return self.modulation.keys_values(latents["tokens"])
-        return self.modulation.weights(latents["tokens"])
+        """Project keys and values of the tokens (or compose the pattern layer's weight) once per signal.
+
+        "fused": the kernel that decodes, where it is chosen and no gradients are asked for.
+        """
+        if not self.aggregates:
+            return self.modulation.weights(latents["tokens"])
+        context = (self.modulation.folded(latents["tokens"], self.bands.modulations) if self.folds
+                   else self.modulation.keys_values(latents["tokens"]))
+        fused = self._fused(latents["tokens"], context)
+        return context if fused is None else {**context, "fused": fused}
+
+    def _fused(self, tokens: Tensor, context: Latents) -> kernel.Packed | None:
+        """Return the kernel with its weights laid out, if it serves."""
+        if torch.is_grad_enabled() or kernel.obstacle(self):
+            return None
+        dtype = choice.product_type(tokens)
+        dtype = torch.float16 if dtype is torch.float32 else dtype      # its products are halves
+
+        def packed() -> kernel.Packed:
+            pairs = self.modulation.keys_values(tokens)
+            return kernel.Packed(self, pairs["key"], pairs["value"], dtype)
+
+        def check(*_) -> None:
+            kernel.self_check(self, packed(), context, dtype)
+
+        key = "locality-aware", self.config, self.query.encoding.out_features, self.bands.outputs[0].out_features
+        if not choice.fused_serves(tokens.detach(), key, check):
+            return None
+        return packed()
 
     def forward(self, coords: Tensor, context: Latents) -> Tensor:
         """Map coords (B or 1, n, in) to values (B, n, out). Coordinates shared by a batch pass Eqs. (2)–(4) once."""
+        if "fused" in context and not torch.is_grad_enabled():
+            return context["fused"](coords)
+        return self.plain(coords, context)
+
+    def plain(self, coords: Tensor, context: Latents) -> Tensor:
+        """Like `forward`, in plain torch."""
         query = self.query(coords)
         if self.folds:
             mapped = self.modulation.weigh(query, context).chunk(len(self.bands.modulations), -1)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from inr_scenes.errors import InrError
@@ -106,6 +107,14 @@ class LocalityAware(TokenField):
         if not config.bandwidths or min(*config.bandwidths, config.query_bandwidth) < 1:
             raise InrError("--bandwidths needs at least one bandwidth, each 1 or more, as --query-bandwidth.")
         return LocalityAwareDecoder(config, spec.in_features, spec.out_features)
+
+    @classmethod
+    def fast_path(cls, device: torch.device) -> str | None:
+        """Return the fused decoder in Triton, once it has passed its self-check."""
+        decoder = LocalityAwareDecoder(cls.Config(), 2, 3).to(device).requires_grad_(False)
+        tokens = torch.zeros(1, cls.Config.tokens, cls.Config.token_features, device=device)
+        with torch.no_grad(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+            return "fused decoding (Triton)" if "fused" in decoder.prepare({"tokens": tokens}) else None
 
     @classmethod
     def latent_shapes(cls, config, spec: Spec) -> dict[str, tuple[int, ...]]:

@@ -1,10 +1,13 @@
 """The decoder against a plain restatement of Eqs. (2)–(9), written from the paper alone."""
 
+import copy
 import dataclasses
+import importlib.util
 import math
 
 import pytest
 import torch
+from inr_locality_aware import kernel
 from inr_locality_aware.composers import PatternDecoder, WeightDecoder
 from inr_locality_aware.decoder import LocalityAwareDecoder
 from inr_locality_aware.encoder import Block, PatchTokens, split_patches
@@ -12,7 +15,8 @@ from inr_locality_aware.features import LogFourier
 from inr_locality_aware.fields import LocalityAware, PatternComposer, WeightModulation
 
 from inr_scenes.errors import InrError
-from inr_scenes.testing import small_signal
+from inr_scenes.kernels.choice import choose
+from inr_scenes.testing import check_builds, small_signal
 
 CONFIG = LocalityAware.Config(hidden_features=32, frequency_features=24, tokens=7, token_features=10, decoder_heads=2,
                               bandwidths=(64.0, 16.0, 8.0), query_bandwidth=4.0)
@@ -178,3 +182,54 @@ def test_a_last_block_that_keeps_the_tokens_alone_changes_nothing_in_them():
     block, x = Block(24, 3, 8), torch.randn(2, 11, 24)
     assert block(x, 4).shape == (2, 4, 24)
     assert torch.allclose(block(x, 4), block(x)[:, :4], atol=1e-6)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.parametrize("inputs, outputs, rows, changes", [
+    (2, 3, 129, {}), (2, 3, 1, {"tokens": 128, "decoder_heads": 1, "bandwidths": (64.0,)}),
+    (6, 3, 127, {"frequency_features": 60, "bandwidths": (8.0, 4.0)}),
+    (1, 1, 65, {"hidden_features": 64, "tokens": 17})])
+def test_fused_decoder_equals_float64(inputs, outputs, rows, changes, monkeypatch):
+    make = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: make(*args, **kwargs).fill_(math.nan))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.manual_seed(0)
+    config = dataclasses.replace(CONFIG, **changes)
+    decoder = LocalityAwareDecoder(config, inputs, outputs).to(device)
+    tokens = torch.randn(2, config.tokens, 10, device=device)
+    for given in (1, 2):                        # coordinates shared by both signals, and each signal's own
+        coords = torch.rand(given, rows, inputs, device=device) * 2 - 1
+        with torch.no_grad(), choose("fused"):
+            context = decoder.prepare({"tokens": tokens})
+            mine = decoder(coords, context)
+        with torch.no_grad():
+            exact = copy.deepcopy(decoder).double()
+            true = restated_all(exact, coords, tokens)
+        assert "fused" in context and mine.shape == true.shape == (2, rows, outputs)
+        assert (mine - true).norm() < 5e-3 * true.norm()
+
+
+def restated_all(decoder, coords, tokens):
+    """The decoder in float64; its frequency features are float32 in any case."""
+    context = decoder.modulation.keys_values(tokens.double())
+    for level in (decoder.query, *decoder.bands.frequencies):
+        level.encoding.register_forward_hook(lambda layer, given, out: out.double())
+    modulation = decoder.modulation(decoder.query(coords.double()), context)
+    return decoder.bands(coords.double(), modulation)
+
+
+def test_gradients_and_ablations_are_left_to_plain_torch():
+    decoder = LocalityAwareDecoder(CONFIG, 2, 3)
+    with choose("fused"):
+        assert "fused" not in decoder.prepare({"tokens": torch.randn(2, 7, 10)})
+    for changes, said in (({"multi_band": False}, "ablations"), ({"hidden_features": 48}, "powers of two")):
+        assert said in kernel.obstacle(LocalityAwareDecoder(dataclasses.replace(CONFIG, **changes), 2, 3))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_fused_decoder_builds_for_a_gpu():
+    check_builds("inr_locality_aware.kernel_triton", "decode", "*fp32 *fp32 *fp16 *fp32 *fp16 *fp32 *fp16 *fp16 *fp16 "
+                 "*fp32 *fp16 *fp32 *fp16 *fp32 *fp16 *fp32 *fp16 *fp32 *fp32 i32 i32 i32 i32 fp32",
+                 {"IN": 2, "WAVES": 16, "FEATURES": 64, "HIDDEN": 64, "HEADS": 2, "TOKENS": 64, "LEVELS": 2, "OUT": 16,
+                  "ROWS": 64})
