@@ -8,6 +8,10 @@ class InrError(Exception):
     """Something the user can mend. The message says in one or two lines what is wrong and what to do."""
 
 
+class SetAside(UserWarning):
+    """A faster way did not prove itself, and the plain one goes on. The message is one line."""
+
+
 def need(module: str, *, extra: str = "", why: str = "") -> ModuleType:
     """Import `module` when it is used; if that fails, raise an InrError with the command that mends it.
 

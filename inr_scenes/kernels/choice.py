@@ -11,6 +11,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor
 
+from ..errors import SetAside
+
 KERNELS = ("auto", "torch", "compile", "fused")
 # relative errors, root mean square, that a fused kernel's values and gradients may have
 TOLERANCE = {torch.float32: (1e-3, 2e-3), torch.float16: (1e-2, 2e-2), torch.bfloat16: (5e-2, 1e-1)}
@@ -90,7 +92,7 @@ def proved(key: Hashable, check: Callable[[], None]) -> bool:
         except Exception as error:              # whatever a compiler or a driver raises
             reason = next(iter(str(error).strip().splitlines()), "")
             _proved[key] = f"{type(error).__name__}: {reason}"[:200]
-            warnings.warn(f"A fused kernel is set aside, plain torch goes on: {_proved[key]}", stacklevel=2)
+            warnings.warn(f"A fused kernel is set aside, plain torch goes on: {_proved[key]}", SetAside, stacklevel=2)
     return not _proved[key]
 
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from ..errors import SetAside
+
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 
@@ -46,7 +48,7 @@ class Compiled:
             except Exception as error:          # whatever a compiler raises
                 reason = next(iter(str(error).strip().splitlines()), "")
                 self.aside = f"{type(error).__name__}: {reason}"[:200]
-                warnings.warn(f"torch.compile is set aside, plain torch goes on: {self.aside}", stacklevel=2)
+                warnings.warn(f"torch.compile is set aside, plain torch goes on: {self.aside}", SetAside, stacklevel=2)
                 return self.plain(x)
         return self.quick(x)
 
