@@ -30,9 +30,10 @@ SECTIONS = {
     "image-study": ("image_study.py", "--seconds 3 --photos 2", True),
     "siren": ("siren.py", "--goals 30", True),
     "local-global": ("local_global.py", "--only speed audio", True),
-    "inverse-problems": ("inverse_problems.py --parts poisson ct denoise superres", "--parts ct poisson", False),
+    "inverse-problems": ("inverse_problems.py", "--parts ct poisson", False),
     "gpu": ("gpu.py", "--only ceilings training steps", True),
-    "generalizable": ("generalizable.py --parts speed decode", "", False),
+    "generalizable": ("generalizable.py --parts compare ablations speed decode --seeds 2", "--seeds 1 --steps 300",
+                      False),
 }
 
 
