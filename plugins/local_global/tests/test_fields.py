@@ -66,6 +66,18 @@ def test_every_problem_can_be_solved(cls, name):
     assert all(np.isfinite(value) for value in wrapped.probe(field).values())
 
 
+def test_incode_solves_problems_with_scalars_that_suit_them():
+    """Denoising as published, begun near zero and normalised; tomography begun as a SIREN."""
+    for name, wanted in (("denoise", (0.0005, True)), ("ct", (0.0, False))):
+        wrapped = find_problem(name).wrap(picture(24, 24, 1))
+        recipe = wrapped.adapt(Incode.suggest(wrapped, "fast"), Incode, "fast")
+        field = build(Incode, wrapped.spec, {**recipe.config, "hidden_features": 16}, seed=0)
+        field.condition(wrapped)
+        assert (field.config.aux_bias, field.config.aux_norm) == wanted
+        assert any(isinstance(m, torch.nn.LayerNorm) for m in field.harmonizer.modules()) == wanted[1]
+        assert field.scalars.abs().max() < 0.01
+
+
 def test_a_volume_is_averaged_down_slice_by_slice():
     rng = np.random.default_rng(0)
     film = VideoSignal.from_array(rng.integers(0, 256, (70, 66, 90, 3), dtype=np.uint8), 24)
