@@ -17,8 +17,8 @@ class Plan:
     """What to draw from a signal on a grid.
 
     Blocks of one shape make a group. A group's share of the loss is its share of the samples, so the loss stays the
-    mean over the signal however unequal the blocks are. Every block gives a window of a random order of its samples:
-    none twice in a step, each at most once in an epoch.
+    mean over the signal however unequal the blocks are. Permuted, every block gives a window of a random order of its
+    samples: none twice in a step, each at most once in an epoch. Uniform, it gives any of them, as published.
     """
 
     def __init__(self, boxes: Sequence[Box], slots: Iterable[int], signal: GridSignal,
@@ -46,7 +46,7 @@ class Plan:
             rows = group.samples if everything else max(1, round(plain * group.samples / self.total))
             rows = min(rows, group.samples)
             weight = len(group.slots) * group.samples / self.total * plain / sampler.batch
-            for slots, index in group.parts(rows, limit, sampler, step):
+            for slots, index in group.parts(rows, limit, sampler, step, generator):
                 coords, values = signal.sample(index.flatten(), generator)
                 share = weight * index.numel() / (rows * len(group.slots))
                 yield Blocks(coords.unflatten(0, index.shape), slots), values, share
@@ -69,15 +69,21 @@ class _Group:
         self.offsets = offsets
         self.drawn = None
 
-    def parts(self, rows: int, limit: int, sampler, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def parts(self, rows: int, limit: int, sampler, step: int,
+              generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (slots (blocks,), sample indices (blocks, rows)) of at most `limit` rows together."""
-        order, shift = self._order(rows, sampler, step)
+        uniform = not sampler.permuted and rows < self.samples
+        order, shift = (self.offsets, None) if uniform else self._order(rows, sampler, step)
         many = max(1, limit // rows)
         for low in range(0, len(self.slots), many):
             slots, first = self.slots[low:low + many, None], self.first[low:low + many, None]
             for place in torch.arange(rows, device=first.device).split(limit):
-                offsets = order[(place + shift[low:low + many, None]) % self.samples]
-                yield slots[:, 0], first + offsets
+                if uniform:
+                    place = torch.randint(self.samples, (len(slots), len(place)), generator=generator,
+                                          device=first.device)
+                else:
+                    place = (place + shift[low:low + many, None]) % self.samples
+                yield slots[:, 0], first + order[place]
 
     def _order(self, rows: int, sampler, step: int) -> tuple[Tensor, Tensor]:
         """Return an order of a block's samples, and where in it each block's part of this step begins."""

@@ -211,6 +211,19 @@ def test_a_batch_weighs_every_sample_alike(shape, partitions, batch, overlap):
         assert weight.mean() == pytest.approx(1) and weight.std() < (0.6 if overlap else 0.25)
 
 
+def test_uniform_sampling_draws_with_replacement_and_permuted_without():
+    signal = picture(30, 40)
+    field = small(LgSiren, signal.spec, partitions=(3, 4))
+    repeated = {}
+    for sampling in ("uniform", "permuted"):
+        sampler = Sampler(signal, FitConfig(batch=600, sampling=sampling), torch.device("cpu"))
+        drawn = [torch.cat([_indices(signal, q.coords.flatten(0, 1)) for q, _, _ in field.draw(signal, sampler, step)])
+                 for step in (3, 3, 4)]
+        assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+        repeated[sampling] = 1 - len(drawn[0].unique()) / len(drawn[0])
+    assert repeated["permuted"] == 0 and 0.15 < repeated["uniform"] < 0.3      # half of each block: 1 - 2 (1 - e^-1/2)
+
+
 def _indices(signal, coords):
     columns = [axis.index(coords[:, d]).round().long() - axis.first for d, axis in enumerate(signal.spec.axes)]
     return columns[0] * signal.spec.shape[1] + columns[1]
