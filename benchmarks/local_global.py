@@ -16,6 +16,7 @@ import json
 import math
 import platform
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -209,6 +210,7 @@ def compare(signal: Signal, budget: int, partitions: tuple[int, ...] | None, opt
     for name, (cls, config) in made.items():
         field, row = run(cls, config, signal, options, **settings)
         rows.append({"field": name, **row, **{key: of(field, signal) for key, of in (extra or {}).items()}})
+        print(rows[-1], file=sys.stderr, flush=True)        # a run that is broken off has said something
     return rows
 
 
