@@ -53,6 +53,7 @@ class Options:
     seed: int
     paper_metric: bool
     signals: tuple[str, ...] = ()
+    precision: str = "32"
 
 
 @dataclasses.dataclass
@@ -187,8 +188,8 @@ def run(cls: type[Field], config: dict, signal: Signal, options: Options, base: 
         **settings) -> tuple[Field, dict]:
     """Fit one field with settings upon those of `base`; returns it and its row."""
     field = build(cls, signal.spec, config, seed=options.seed)
-    chosen = FitConfig(**{**base, "seed": options.seed, "device": options.device, **settings})
-    result = fit(field, signal, chosen)
+    common = {"precision": options.precision, "seed": options.seed, "device": options.device}
+    result = fit(field, signal, FitConfig(**{**common, **base, **settings}))
     field = result.field
     row = {"parameters": field.parameter_count, "steps": result.steps, "seconds": round(result.seconds, 1)}
     return field, row | {name: float(value) for name, value in result.metrics.items() if name in WANTED}
@@ -467,12 +468,13 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections to run")
     parser.add_argument("--device", default="auto", help="auto or a torch device")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--precision", default="32", help="of every fit but the fast recipes': 32, as published, or bf16")
     parser.add_argument("--paper-metric", action="store_true", help="add the published PSNR of stretched images")
     parser.add_argument("--signals", nargs="+", default=(), metavar="NAME", help="these photographs or meshes only")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     options = Options(arguments.full, arguments.device, arguments.seed, arguments.paper_metric,
-                      tuple(arguments.signals))
+                      tuple(arguments.signals), arguments.precision)
     written = {}
     for name in arguments.only:
         for table in SECTIONS[name](options):

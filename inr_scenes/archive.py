@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,7 @@ def save(field: "Field | GeneralizableField", path, *, metrics: dict[str, float]
         sizes = field.spec.cameras.size.tolist()
         head["views"] = [len(sizes), *(sizes[0] if sizes.count(sizes[0]) == len(sizes) else [])]
         head["samples"] = sum(height * width for height, width in sizes)
-    if hasattr(field, "role"):
-        head["role"] = field.role
+    head |= field.facts()
     if share is not None:
         head |= _share(field, share, tensors)
     path = Path(path)
@@ -120,35 +120,27 @@ def open(path, *, device: str = "cpu", model=None) -> "Field | GeneralizableFiel
     from safetensors.torch import load_file
 
     from .device import resolve_device
-    from .generalizable import BoundField
-    from .plugins import find_field, find_model
     from .spec import Spec
 
     head = header(path)
     path = locate(path)
     try:
-        cls = find_model(head["field"]) if head.get("role") else find_field(head["field"])
-    except InrError as error:
-        raise InrError(f"{path} needs the field {head['field']!r} of plugin {head.get('plugin')} "
-                       f"{head.get('plugin_version', '')}. {error}") from None
-    try:
         spec = Spec.from_json(head["spec"])
     except (KeyError, TypeError, ValueError) as error:
         raise InrError(f"{path} is damaged: its spec does not make sense ({error}).") from None
-    config = from_dict(cls.Config, head["config"], f"{path} is damaged")
-    make = functools.partial(BoundField, cls) if head.get("role") == "signal" else cls
+    make, configs = _maker(path, head, spec)
     if head.get("share") is None:
-        _check_shapes(path, make, config, spec, head["tensors"])
+        _check_shapes(path, make, configs, spec, head["tensors"])
     try:
         tensors = load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise InrError(f"{path} is damaged ({error}).") from None
     spec = spec.replace(cameras=_cameras(path, tensors))
     if head.get("share") is not None:
-        field = _open_shared(path, head, tensors, model, cls, config, spec)
+        field = _open_shared(path, head, tensors, model, functools.partial(make, spec))
         return field.to(resolve_device(device)).eval().requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
-        field = make(config, spec)
+        field = make(spec)
     state = {name.removeprefix("field."): value for name, value in tensors.items() if name.startswith("field.")}
     _load(path, field, state)
     if field.parameter_count != head["parameters"]:
@@ -156,9 +148,45 @@ def open(path, *, device: str = "cpu", model=None) -> "Field | GeneralizableFiel
     return field.to(resolve_device(device)).eval().requires_grad_(False)
 
 
+def _maker(path, head: dict[str, Any], spec) -> tuple[Callable[[Any], Any], list[Any]]:
+    """Return what builds the archive's object from a spec, and the configs it is built of."""
+    from .generalizable import BoundField
+    from .plugins import find_field, find_model, find_prior
+    from .windows import WindowedField, Windows
+
+    role = head.get("role")
+    try:
+        windows = Windows.from_json(head["windows"], spec) if "windows" in head else None
+        drawn = head["prior"] if role == "prior" else {"model": head["field"], "config": {}, "classes": []}
+        model_name, model_config = str(drawn["model"]), dict(drawn["config"])
+        classes = tuple(str(name) for name in drawn["classes"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise InrError(f"{path} is damaged: its header does not make sense ({error}).") from None
+    try:
+        if role is None:
+            cls = find_field(head["field"])
+        else:
+            model = find_model(model_name)
+            cls = find_prior(head["field"]) if role == "prior" else model
+    except InrError as error:
+        raise InrError(f"{path} needs the field {head['field']!r} of plugin {head.get('plugin')} "
+                       f"{head.get('plugin_version', '')}. {error}") from None
+    config = from_dict(cls.Config, head["config"], f"{path} is damaged")
+    if role in (None, "model"):
+        return functools.partial(cls, config), [config]
+    bound = functools.partial(WindowedField, model, windows) if windows else functools.partial(BoundField, model)
+    if role == "signal":
+        return functools.partial(bound, config), [config]
+    inner = from_dict(model.Config, model_config, f"{path} is damaged")
+    return (lambda spec: cls(config, bound(inner, spec), classes)), [config, inner]
+
+
 def locate(path) -> Path:
-    """Return the archive file a user means: the file itself, or the one in a run folder."""
-    path = Path(path).expanduser()
+    """Return the archive file a user means: the file itself, the one in a run folder, or a plugin's by its name."""
+    given, path = str(path), Path(path).expanduser()
+    if not path.exists() and not path.suffix and path.name == given:
+        from .plugins import host
+        path = next((item.path for item, _ in host().collect("inr_weights") if item.name == given), path)
     if path.is_dir():
         if not (path / ARCHIVE_NAME).is_file():
             raise InrError(f"{path} is a folder without {ARCHIVE_NAME}.")
@@ -178,8 +206,8 @@ def _share(field, bits: int, tensors: dict) -> dict[str, Any]:
             "parameters": sum(value.numel() for value in field.latents.values())}
 
 
-def _open_shared(path, head, tensors, model, cls, config, spec) -> "Field":
-    """Bind shared latents to the model they were made with, and no other."""
+def _open_shared(path, head, tensors, model, make) -> "Field":
+    """Bind shared latents to the model they were made with, and no other. make: builds the field."""
     import torch
 
     from .generalizable import GeneralizableField, digest, unpack
@@ -198,29 +226,35 @@ def _open_shared(path, head, tensors, model, cls, config, spec) -> "Field":
     if digest(model.decoder) != wanted:
         raise InrError(f"{path} was encoded by another model than the one given ({wanted[:12]} is needed, "
                        f"{digest(model.decoder)[:12]} was given).")
-    latents = {}
     try:
-        for name, shape in cls.latent_shapes(config, spec).items():
-            latents[name] = unpack(tensors[f"share.{name}.codes"], tensors[f"share.{name}.scales"], shape, bits)[None]
+        with torch.device("meta"):              # before memory is taken for what the header says
+            shapes = {name: value.shape for name, value in make().latents.items()}
+        latents = {name: unpack(tensors[f"share.{name}.codes"], tensors[f"share.{name}.scales"], shape, bits)
+                   for name, shape in shapes.items()}
+        with torch.random.fork_rng(devices=[]):
+            field = make()
+        field.decoder.load_state_dict(model.decoder.state_dict())
     except (KeyError, ValueError, RuntimeError) as error:
         raise InrError(f"{path} is damaged: its latents are not whole ({error}).") from None
-    with torch.random.fork_rng(devices=[]):
-        return model.field(latents, spec, config=config)
+    with torch.no_grad():
+        for name, value in field.latents.items():
+            value.copy_(latents[name])
+    return field
 
 
-def _check_shapes(path, cls, config, spec, shapes) -> None:
-    """Compare the file's tensors with what the header's config needs, before any memory is taken for them."""
+def _check_shapes(path, make, configs, spec, shapes) -> None:
+    """Compare the file's tensors with what the header's configs need, before any memory is taken for them."""
     import torch
 
     elements = sum(math.prod(shape) for shape in shapes.values())
     samples = max([spec.size, *(2 * max(abs(axis.first), axis.stop) for axis in spec.axes)])
-    for name, value in to_dict(config).items():
+    for name, value in (pair for config in configs for pair in to_dict(config).items()):
         largest = max(elements, 4096, samples if isinstance(value, list) else 0)    # a list may hold sample indices
         if any(abs(v) > largest for v in _integers(value)):
             raise InrError(f"{path} is damaged: {name} = {value} cannot be, with {elements} numbers in the file.")
     try:
         with torch.device("meta"):
-            expected = {f"field.{k}": tuple(v.shape) for k, v in cls(config, spec).state_dict().items()}
+            expected = {f"field.{k}": tuple(v.shape) for k, v in make(spec).state_dict().items()}
     except InrError:
         raise
     except (RuntimeError, ValueError, TypeError, ZeroDivisionError, OverflowError, MemoryError) as error:
@@ -262,7 +296,8 @@ def _load(path, field, state) -> None:
 
 
 def _owner(plugins, cls):
-    for item, owner in plugins.host().collect("inr_fields") + plugins.host().collect("inr_models"):
+    hooks = ("inr_fields", "inr_models", "inr_priors")
+    for item, owner in (pair for hook in hooks for pair in plugins.host().collect(hook)):
         if item is cls:
             return owner
     return plugins.Plugin(cls.__module__, "-", "-")

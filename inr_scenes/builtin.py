@@ -6,6 +6,7 @@ COMMANDS = {
     "fit": "fit one field to one signal",
     "train": "train a generalizable field on a folder of signals",
     "encode": "turn signals into fields with a trained model, in one pass each",
+    "sample": "draw new signals from a prior over latents",
     "tokens": "which region each latent token governs",
     "solve": "recover a signal from measurements",
     "export": "write a field to a file: the suffix decides",

@@ -117,6 +117,10 @@ class Field(nn.Module):
         """Return one field of this and a neighbouring region that shares its global part."""
         raise InrError(f"{self.name} has no local parts, so it cannot be merged; the lg- fields can.")
 
+    def facts(self) -> dict[str, Any]:
+        """Return what an archive's header says besides config and spec."""
+        return {}
+
     @property
     def parameter_count(self) -> int:
         """Number of trainable numbers."""

@@ -1,9 +1,10 @@
 """Generalizable fields: one network trained on many signals; a signal becomes a few latents in one forward pass."""
 
+import copy
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,8 @@ class GeneralizableField(nn.Module):
 
         config: that of latents some of which were cut away.
         """
-        bound = BoundField(type(self), config or self.config, spec)
+        with torch.random.fork_rng(devices=[]):         # the decoder's first weights are not kept
+            bound = BoundField(type(self), config or self.config, spec)
         bound.decoder.load_state_dict(self.decoder.state_dict())
         with torch.no_grad():
             for name, value in bound.latents.items():
@@ -113,6 +115,16 @@ class GeneralizableField(nn.Module):
     def penalty(self, latents: Latents) -> Tensor | float:
         """Return a regulariser added to the data term."""
         return 0.0
+
+    def loss(self, batch) -> Tensor:
+        """Return the mean squared error of a training batch in the network's range, and the regulariser."""
+        latents = self.training_latents(batch.signals, batch.numbers.to(self.device))
+        predicted = self.decode(batch.coords, latents)
+        return torch.nn.functional.mse_loss(predicted.float(), batch.values) + self.penalty(latents)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what an archive's header says besides config and spec."""
+        return {"role": self.role}
 
     @classmethod
     def suggest(cls, signal: Signal, preset: str) -> Recipe:
@@ -157,29 +169,45 @@ class BoundField(Field):
     name = "bound"
     role = "signal"
 
-    def __init__(self, model: type[GeneralizableField], config, spec: Spec):
+    def __init__(self, model: type[GeneralizableField], config, spec: Spec, lead: tuple[int, ...] = ()):
         super().__init__(config, spec)
         self.model, self.name = model, model.name
         self.decoder = model.make_decoder(config, spec)
-        self.latents = nn.ParameterDict({name: nn.Parameter(torch.zeros(shape))
+        self.latents = nn.ParameterDict({name: nn.Parameter(torch.zeros(*lead, *shape))
                                          for name, shape in model.latent_shapes(config, spec).items()})
         self._context: tuple[Any, Latents] | None = None
 
+    def batch(self) -> Latents:
+        """Return the latents with a batch in front, here of one."""
+        return {name: value[None] for name, value in self.latents.items()}
+
+    def facts(self) -> dict[str, Any]:
+        """Return what an archive's header says besides config and spec."""
+        return {"role": self.role}
+
     def context(self) -> Latents:
-        """Return the decoder's context of these latents, as a batch of one."""
-        latents = {name: value[None] for name, value in self.latents.items()}
+        """Return the decoder's context of these latents."""
         if torch.is_grad_enabled():
-            return self.decoder.prepare(latents)
+            self._context = None        # an optimiser's fused step changes weights without counting a version
+            return self.decoder.prepare(self.batch())
         state = tuple((p.data_ptr(), p._version) for p in self.parameters())
         state += (torch.is_autocast_enabled(self.device.type),)
         if self._context is None or self._context[0] != state:
-            self._context = (state, self.decoder.prepare(latents))
+            self._context = (state, self.decoder.prepare(self.batch()))
         return self._context[1]
 
     def forward(self, coords: Tensor) -> Tensor:
         """Map coords (..., in) to values (..., out)."""
         values = self.decoder(coords.reshape(1, -1, coords.shape[-1]), self.context())
         return values.reshape(*coords.shape[:-1], -1)
+
+    def replaced(self, latents: Latents) -> Self:
+        """Return a copy of the field with other latents."""
+        field, field._context = copy.deepcopy(self), None
+        with torch.no_grad():
+            for name, value in field.latents.items():
+                value.copy_(latents[name])
+        return field.eval()
 
     def tune(self, what: str) -> "BoundField":
         """Choose what a fit changes: "latents" (the decoder stays) or "all"; returns self."""

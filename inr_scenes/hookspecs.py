@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pluggy
@@ -11,6 +12,7 @@ import pluggy
 if TYPE_CHECKING:
     from .field import Field
     from .generalizable import GeneralizableField
+    from .prior import Prior
     from .problems import Problem
     from .signal import Signal
 
@@ -45,6 +47,15 @@ class Command:
     run: Callable[[list[str]], dict[str, Any] | None] | str
 
 
+@dataclass(frozen=True)
+class Weights:
+    """An archive that a plugin brings, and what it holds in a line."""
+
+    name: str
+    path: Path
+    help: str
+
+
 @hookspec
 def inr_fields() -> list[type[Field]]:
     """Return the field classes this plugin brings; each has a `name` and a `Config`."""
@@ -53,6 +64,16 @@ def inr_fields() -> list[type[Field]]:
 @hookspec
 def inr_models() -> list[type[GeneralizableField]]:
     """Return generalizable fields, trained on many signals; each has a `name` and a `Config`."""
+
+
+@hookspec
+def inr_priors() -> list[type[Prior]]:
+    """Return classes that learn how latents are distributed and draw new ones; each has a `name` and a `Config`."""
+
+
+@hookspec
+def inr_weights() -> list[Weights]:
+    """Return trained models that come with the plugin, addressed by name wherever an archive is asked for."""
 
 
 @hookspec

@@ -99,6 +99,10 @@ class Host:
         """Return all generalizable field classes."""
         return [item for item, _ in self.collect("inr_models")]
 
+    def priors(self) -> list[type]:
+        """Return all classes that learn how the latents of signals are distributed."""
+        return [item for item, _ in self.collect("inr_priors")]
+
     def signals(self) -> list[type]:
         """Return all signal classes."""
         return [item for item, _ in self.collect("inr_signals")]
@@ -130,6 +134,11 @@ def find_field(name: str) -> type:
 def find_model(name: str) -> type:
     """Return the generalizable field class called `name`."""
     return host().find("inr_models", "generalizable field", name)
+
+
+def find_prior(name: str) -> type:
+    """Return the prior class called `name`."""
+    return host().find("inr_priors", "prior", name)
 
 
 def find_signal(kind: str) -> type:

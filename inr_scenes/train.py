@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .augment import Parts
 from .dataset import Subset
 from .device import PRECISIONS, precision_type, resolve_device, rows_at_once
 from .errors import InrError, suggestion
@@ -21,6 +22,7 @@ from .generalizable import GeneralizableField, SupportViews
 from .metrics import psnr
 from .optim import SCHEDULES, Optimizers, rate, settle
 from .signal import Signal
+from .windows import encode
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,12 @@ class TrainConfig:
     """Parts in which a step's signals are passed through, one after the other, to save memory."""
     points: float = 2048
     """Coordinates per signal and step: a number, a share below 1, or 0 for all."""
+    crop: tuple[int, ...] = ()
+    """Train on random parts of this size, in samples along each axis, that the model then encodes one by one."""
+    zoom: float = 1.0
+    """Parts span up to so many times --crop of a signal, and are averaged down to it."""
+    augment: bool = False
+    """Images: also mirror them at random, and move brightness, contrast and colours a little."""
     views: tuple[int, int] = (1, 5)
     """Light fields: least and greatest number of support views, drawn anew for every step."""
     ema: float = 0.999
@@ -124,11 +132,11 @@ class Validation:
 @torch.no_grad()
 def predict(model: GeneralizableField, seen: Signal, asked: Signal) -> tuple[Tensor, Tensor]:
     """Encode one signal and decode another's coordinates; return (predicted, true) values (n, out), network's range."""
-    context = model.decoder.prepare(model.encode([seen]))
+    field = encode(model, seen)
     guesses, truths = [], []
     for part in torch.arange(len(asked)).split(rows_at_once(model.device)):
         coords, values = asked.sample(part)
-        guesses.append(model.decoder(coords[None].to(model.device), context)[0].float().cpu())
+        guesses.append(field(coords.to(model.device)).float().cpu())
         truths.append(values)
     return torch.cat(guesses), torch.cat(truths)
 
@@ -140,12 +148,13 @@ def spread(count: int, chosen: int) -> list[int]:
 
 def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig = TrainConfig(), *,
                 validation: Validation | None = None, resume: dict[str, Any] | None = None,
-                fabric=None) -> Iterator[Step]:
+                fabric=None, drawer: "type[Drawer] | None" = None) -> Iterator[Step]:
     """Train `field` on a set, yielding after every optimiser step; the caller may stop at any time.
 
     Batches are a function of the seed and the step, so a resumed training (resume: an earlier step's `state()`) goes on
-    to the same result. fabric: a launched Lightning Fabric; each of its processes takes its share of every batch. At
-    the end the field holds the average of its weights, if one was asked for.
+    to the same result. fabric: a launched Lightning Fabric; each of its processes takes its share of every batch.
+    drawer: what draws the batches of a set that is not one of signals. At the end the field holds the average of its
+    weights, if one was asked for.
     """
     check(config)
     if not len(dataset):
@@ -160,7 +169,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
     objective = _Objective(field)
     if fabric:
         objective = fabric.setup_module(objective)
-    draw = Drawer(dataset, config, device, rank, world)
+    draw = (drawer or Drawer)(dataset, config, device, rank, world)
     average = _Average(field, config.ema)
     parameters = [p for p in field.parameters() if p.requires_grad]
     goal = parse_goal(config.until)
@@ -243,6 +252,8 @@ def check(config: TrainConfig) -> None:
         raise InrError("--steps and --seconds must be positive.")
     if config.batch < 1 or config.lr <= 0 or config.accumulate < 1 or config.points < 0 or not 0 <= config.ema < 1:
         raise InrError("--batch and --accumulate must be at least 1, --lr above 0, --points at least 0, --ema below 1.")
+    if config.zoom < 1 or (config.crop and min(config.crop) < 1) or (config.zoom > 1 and not config.crop):
+        raise InrError("--crop takes sizes of at least 1 sample, and --zoom, of at least 1, goes with it.")
     if not 1 <= config.views[0] <= config.views[1]:
         raise InrError("--views takes a least and a greatest number of support views, at least 1.")
     for value, known, flag in ((config.precision, PRECISIONS, "precision"), (config.schedule, SCHEDULES, "schedule")):
@@ -257,6 +268,7 @@ class Drawer:
     def __init__(self, dataset: Subset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1):
         self.dataset, self.config, self.device, self.rank, self.world = dataset, config, device, rank, world
         self.batch = min(config.batch, len(dataset))
+        self.parts = Parts(dataset.spec, config.crop, config.zoom, config.augment)
         if self.batch % (world * config.accumulate):
             raise InrError(f"--batch {self.batch} must be a multiple of processes × --accumulate "
                            f"({world} × {config.accumulate}), so that all signals weigh alike.")
@@ -279,7 +291,7 @@ class Drawer:
         return order[part * self.batch:(part + 1) * self.batch]
 
     def _batch(self, numbers: Tensor, views: int, seed: int) -> Batch:
-        signals = [self.dataset[int(n)] for n in numbers]
+        signals = [self.parts(self.dataset[int(n)], (seed + int(n)) % (1 << 62)) for n in numbers]
         pin = self.device.type == "cuda"
         if signals[0].spec.cameras is None:
             generator = torch.Generator().manual_seed(seed)
@@ -318,11 +330,8 @@ class _Objective(nn.Module):
         super().__init__()
         self.field = field
 
-    def forward(self, batch: Batch) -> Tensor:
-        latents = self.field.training_latents(batch.signals, batch.numbers.to(self.field.device))
-        predicted = self.field.decode(batch.coords, latents)
-        loss = torch.nn.functional.mse_loss(predicted.float(), batch.values)
-        return loss + self.field.penalty(latents)
+    def forward(self, batch) -> Tensor:
+        return self.field.loss(batch)
 
 
 class _Average:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -48,3 +49,41 @@ def inr(capsys, monkeypatch, tmp_path):
         return status, out, err
 
     return run
+
+
+@pytest.fixture(scope="session")
+def picture():
+    """Make small pictures that are alike, (size, size, 3) uint8: picture(number, size)."""
+    def make(i, size=16):
+        y, x = np.mgrid[:size, :size] / size
+        phase = i * 0.7
+        waves = np.stack([np.sin(4 * x + phase), np.cos(5 * y * x + phase), np.sin(3 * y - phase)], -1)
+        return (waves * 100 + 128).astype(np.uint8)
+    return make
+
+
+@pytest.fixture
+def folder(tmp_path, picture):
+    """A folder of ten small pictures."""
+    from PIL import Image
+
+    place = tmp_path / "pictures"
+    place.mkdir()
+    for i in range(10):
+        Image.fromarray(picture(i)).save(place / f"{i:02}.png")
+    return place
+
+
+@pytest.fixture
+def signals(folder, tmp_path):
+    """The pictures of `folder` as a set."""
+    from inr_scenes.dataset import open_set
+    return open_set(folder, cache=tmp_path / "cache")
+
+
+@pytest.fixture(scope="session")
+def small():
+    """Settings of a lainr that trains in a second."""
+    return {"patch": 4, "width": 32, "blocks": 1, "heads": 2, "head_features": 16, "hidden_features": 32,
+            "frequency_features": 24, "tokens": 8, "token_features": 16, "bandwidths": (8.0, 4.0),
+            "query_bandwidth": 2.0}

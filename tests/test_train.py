@@ -24,32 +24,11 @@ FLAGS = [word for name, value in SMALL.items() for word in
 QUICK = TrainConfig(steps=6, batch=4, points=64, warmup=0, device="cpu", validate_every=3)
 
 
-def picture(i, size=16):
-    y, x = np.mgrid[:size, :size] / size
-    phase = i * 0.7
-    return (np.stack([np.sin(4 * x + phase), np.cos(5 * y * x + phase), np.sin(3 * y - phase)], -1) * 100 + 128).astype(
-        np.uint8)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    place = tmp_path / "pictures"
-    place.mkdir()
-    for i in range(10):
-        Image.fromarray(picture(i)).save(place / f"{i:02}.png")
-    return place
-
-
-@pytest.fixture
-def signals(folder, tmp_path):
-    return open_set(folder, cache=tmp_path / "cache")
-
-
 def lainr(signals, seed=0, **changes):
     return build_model(MODELS["lainr"], signals.spec, {**SMALL, **changes}, seed=seed)
 
 
-def test_a_set_holds_the_files_values_and_is_decoded_once(folder, signals, tmp_path, monkeypatch):
+def test_a_set_holds_the_files_values_and_is_decoded_once(picture, folder, signals, tmp_path, monkeypatch):
     assert len(signals) == 10 and signals.names[3] == "03"
     for i in (0, 3, 9):
         assert np.array_equal(signals.data[i].reshape(16, 16, 3), picture(i))
@@ -67,7 +46,7 @@ def test_worker_processes_decode_the_same(folder, signals, tmp_path):
     assert np.array_equal(again.data, signals.data) and again.specs == signals.specs
 
 
-def test_a_corrupt_or_odd_file_is_named_and_skipped_or_stops(folder, tmp_path):
+def test_a_corrupt_or_odd_file_is_named_and_skipped_or_stops(picture, folder, tmp_path):
     (folder / "03.png").write_bytes(b"no picture at all")
     Image.fromarray(picture(0, 20)).save(folder / "odd.png")
     with pytest.warns(UserWarning, match=r"03\.png"):
@@ -115,7 +94,7 @@ def test_a_large_set_costs_one_spec_and_a_light_field_only_what_is_asked_for(sig
     assert [index.tolist() for index in Rows.asked] == [[7, 3], [7, 3]]
 
 
-def test_what_a_set_lacks_is_said_in_the_terms_of_its_kind(folder, tmp_path):
+def test_what_a_set_lacks_is_said_in_the_terms_of_its_kind(picture, folder, tmp_path):
     import soundfile
     sounds = tmp_path / "sounds"
     sounds.mkdir()
@@ -416,7 +395,7 @@ def test_encode_refuses_what_cannot_be_and_flags_without_effect(inr, run, folder
     assert not (tmp_path / "out").exists()
 
 
-def test_encode_names_what_does_not_suit_the_model(inr, run, folder, tmp_path):
+def test_encode_names_what_does_not_suit_the_model(picture, inr, run, folder, tmp_path):
     Image.fromarray(picture(1)[..., 0]).save(tmp_path / "grey.png")
     (tmp_path / "empty.png").write_bytes(b"")
     for name, message in (("grey.png", "3 channels; grey has 1"), ("empty.png", "0 bytes"),

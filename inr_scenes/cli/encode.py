@@ -32,6 +32,9 @@ class Encode:
     """Write only the latents, in --bits each, with the hash of the model they need."""
     bits: int = 8
     """Bits of each latent number with --share: 1 to 8."""
+    windows: bool = True
+    """What has another size than the model's training signals: encode overlapping windows of that size; off: in one
+    piece, positions resampled."""
     views: tuple[int, ...] = ()
     """Light fields: support views that are encoded; default: all training views, at most five of them."""
     overwrite: bool = False
@@ -113,15 +116,12 @@ def _targets(options: Encode) -> list[Path]:
 
 
 def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: dict[str, Any]) -> dict[str, Any]:
-    import torch
-
     from ..archive import open, save
+    from ..windows import encode
 
     signal, seen = _load(model, signal_cls, path, options, load)
-    model.check_signals([seen])
     start = time.perf_counter()
-    with torch.no_grad():
-        field = model.field(model.encode([seen]), signal.spec)
+    field = encode(model, seen, signal.spec, options.windows)
     seconds = {"encode": time.perf_counter() - start}
     if options.steps:
         start = time.perf_counter()

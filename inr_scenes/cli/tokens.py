@@ -32,6 +32,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     from ..files import atomic
     from ..generalizable import BoundField, concentration, token_maps
     from ..media import write_image
+    from ..windows import WindowedField
 
     options = parse((Tokens, Output), arguments, prog="tokens", description=run.__doc__ or "",
                     positional=("archive", "output"))[Tokens]
@@ -40,6 +41,9 @@ def run(arguments: list[str]) -> dict[str, Any]:
     field = open(options.archive, device=options.device, model=options.model)
     if not isinstance(field, BoundField):
         raise InrError(f"{options.archive} has no latent tokens; inr encode makes archives that have.")
+    if isinstance(field, WindowedField):
+        raise InrError(f"{options.archive} has the tokens of {len(field.windows)} windows; tokens are mapped for "
+                       f"signals encoded in one piece: inr encode … --no-windows, or a signal of the model's size.")
     coords, shape = _places(field.spec, options)
     maps = token_maps(field, coords.to(field.device)).cpu()
     with atomic(options.output) as temporary:

@@ -41,12 +41,16 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     from ..train import TrainConfig
 
     config = configuration(arguments)
-    name, folder, rest = names(arguments, config, host().models(), (SetOptions, TrainConfig))
+    known = [*host().models(), *host().priors()]
+    name, folder, rest = names(arguments, config, known, (SetOptions, TrainConfig))
     if name is None:
         if wants_help(arguments):
             parse((Names, RunOptions, SetOptions, TrainConfig, Output), arguments, prog="train",
                   description=run.__doc__ or "", positional=("field", "signal"))
         raise InrError("name what to train on what: inr train FIELD FOLDER. inr list shows what is installed.")
+    if name in [cls.name for cls in host().priors()]:
+        from .prior import train
+        return train(name, folder, rest, config)
     cls = find_model(name)
     if folder is None and not wants_help(arguments):
         raise InrError(f"name a folder of signals: inr train {name} FOLDER.")
@@ -73,13 +77,15 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
 
 
 def _train(target: Run, cls, found, folder: str, chosen, signal_cls) -> dict[str, Any] | None:
+    from ..augment import Parts
     from ..generalizable import build_model
     from ..train import TrainConfig, Validation, check, train_steps
 
     config, options = chosen[TrainConfig], chosen[SetOptions]
     check(config)
     training, held_out = found.split(options.validation, config.seed)
-    field = build_model(cls, found.spec, values(chosen[cls.Config]), seed=config.seed)
+    seen = Parts(found.spec, config.crop, config.zoom, config.augment).spec
+    field = build_model(cls, seen, values(chosen[cls.Config]), seed=config.seed)
     validation = Validation(held_out, options.support)
     fabric = _fabric(options, config)
     if fabric is not None and fabric.global_rank != 0:      # the other processes only help

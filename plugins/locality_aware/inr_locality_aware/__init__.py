@@ -9,3 +9,10 @@ def inr_models():
     from .baselines import HyperSiren, LearnedInit, LightFieldNetwork
     from .fields import LocalityAware, PatternComposer, WeightModulation
     return [LocalityAware, PatternComposer, WeightModulation, LearnedInit, HyperSiren, LightFieldNetwork]
+
+
+@hookimpl
+def inr_priors():
+    """What draws new latents."""
+    from .diffusion import LatentDiffusion
+    return [LatentDiffusion]

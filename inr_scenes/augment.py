@@ -1,0 +1,71 @@
+"""Random parts of signals: what a model sees of a set when it is to learn more than its whole signals show."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from .errors import InrError
+from .signal import GridSignal, Signal
+from .spec import Spec
+from .windows import window_spec
+
+BRIGHTNESS, CONTRAST, COLOUR = 0.1, 0.2, 0.1        # greatest changes; a stored range is 1 wide
+
+
+class Parts:
+    """Draws a part of `crop` samples, taken from up to `zoom` times as many, mirrored and recoloured if `augment`.
+
+    A pure function of signal and seed. `spec` is that of what is drawn. Without any of these, signals pass unchanged.
+    """
+
+    def __init__(self, spec: Spec, crop: tuple[int, ...] = (), zoom: float = 1.0, augment: bool = False):
+        self.crop, self.zoom, self.augment = crop, zoom, augment
+        if (crop or augment) and spec.cameras is not None:
+            raise InrError("--crop and --augment are for signals on a grid, not for light fields.")
+        if augment and spec.kind != "image":
+            raise InrError(f"--augment mirrors and recolours images; these signals are of kind {spec.kind!r}.")
+        if crop and (len(crop) != len(spec.axes) or any(n > count for n, count in zip(crop, spec.shape))):
+            raise InrError(f"--crop {' '.join(map(str, crop))} is no part of signals of "
+                           f"{' × '.join(map(str, spec.shape))} samples.")
+        self.spec = window_spec(spec, crop) if crop else spec
+
+    def __call__(self, signal: Signal, seed: int) -> Signal:
+        """Return a part of a signal, or the signal itself when nothing was asked for."""
+        if not self.crop and not self.augment:
+            return signal
+        generator = torch.Generator().manual_seed(seed)
+        values = signal.data.reshape(*signal.spec.shape, -1)
+        if self.crop:
+            values = self._cut(values, generator)
+        values = values.float() * signal.gain
+        if self.crop and values.shape[:-1] != self.crop:
+            values = _averaged(values, self.crop)
+        if self.augment:
+            values = _recoloured(values, generator)
+        return GridSignal(self.spec, values.reshape(-1, values.shape[-1]), 1.0, signal.name)
+
+    def _cut(self, values: Tensor, generator: torch.Generator) -> Tensor:
+        most = min(self.zoom, *(count / n for count, n in zip(values.shape, self.crop)))
+        factor = most ** float(torch.rand((), generator=generator))         # octaves are equally likely
+        for dim, n in enumerate(self.crop):
+            size = round(n * factor)
+            low = int(torch.randint(values.shape[dim] - size + 1, (), generator=generator))
+            values = values.narrow(dim, low, size)
+        return values
+
+
+def _averaged(values: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Bring (*shape', c) to another shape, as an image is made smaller: each sample averages what it covers."""
+    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
+    antialias = {"antialias": True} if len(shape) == 2 else {}
+    found = functional.interpolate(values.movedim(-1, 0)[None], size=shape, mode=mode, **antialias)
+    return found[0].movedim(0, -1)
+
+
+def _recoloured(values: Tensor, generator: torch.Generator) -> Tensor:
+    """Mirror (h, w, c) in [0, 1] every other time, and move its brightness, contrast and colours a little."""
+    if torch.rand((), generator=generator) < 0.5:
+        values = values.flip(1)
+    moved = 2 * torch.rand(2 + values.shape[-1], generator=generator) - 1
+    gain = (1 + CONTRAST * moved[0]) * (1 + COLOUR * moved[2:])
+    return ((values - 0.5) * gain + 0.5 + BRIGHTNESS * moved[1]).clamp(0, 1)

@@ -1,0 +1,190 @@
+"""Signals of any size through a model of one size: overlapping windows, each with latents of its own, blended."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .device import rows_at_once
+from .errors import InrError
+from .generalizable import BoundField, Decoder, GeneralizableField, Latents
+from .signal import GridSignal, Signal
+from .spec import Axis, Box, Spec
+
+OVERLAP = 0.25                      # of a window's size along each axis, at least
+AT_ONCE = 64                        # windows encoded together
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where windows of one size lie in a signal: `corners` are their first samples, by the signal's original indices.
+
+    A window may reach beyond the signal's end. Along each axis its weight rises over `ramp` samples from its border.
+    """
+
+    size: tuple[int, ...]
+    corners: tuple[tuple[int, ...], ...]
+    ramp: tuple[int, ...]
+
+    @classmethod
+    def over(cls, spec: Spec, size: Sequence[int], overlap: float = OVERLAP) -> "Windows":
+        """Return evenly spaced windows that cover all samples of `spec`, neighbours sharing at least `overlap`."""
+        ramp = tuple(max(1, round(n * overlap)) if n < axis.count else 1 for axis, n in zip(spec.axes, size))
+        starts = []
+        for axis, n, shared in zip(spec.axes, size, ramp):
+            count = max(1, math.ceil((axis.count - shared) / max(1, n - shared)))
+            room = max(0, axis.count - n)
+            starts.append([axis.first + round(i * room / max(1, count - 1)) for i in range(count)])
+        return cls(tuple(size), tuple(itertools.product(*starts)), ramp)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], spec: Spec) -> "Windows":
+        """Rebuild windows; raises KeyError, TypeError or ValueError when `data` are none of this spec."""
+        parts = [tuple(int(n) for n in data["size"]), tuple(tuple(int(n) for n in c) for c in data["corners"]),
+                 tuple(int(n) for n in data["ramp"])]
+        if not parts[1] or min(*parts[0], *parts[2]) < 1 or {len(p) for p in (*parts[1], parts[0], parts[2])} != \
+                {len(spec.axes)}:
+            raise ValueError("its windows are none of this signal")
+        return cls(*parts)
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def cut(self, signal: GridSignal) -> list[GridSignal]:
+        """Return the samples of each window as signals of their own; beyond the signal's end its last ones repeat."""
+        values = signal.data.reshape(*signal.spec.shape, -1)
+        spec = window_spec(signal.spec, self.size)
+        found = []
+        for corner in self.corners:
+            part = values
+            for dim, (axis, low, n) in enumerate(zip(signal.spec.axes, corner, self.size)):
+                index = torch.arange(low - axis.first, low - axis.first + n, device=values.device)
+                part = part.index_select(dim, index.clamp(0, axis.count - 1))
+            found.append(GridSignal(spec, part.reshape(-1, spec.out_features), signal.gain, signal.name))
+        return found
+
+    def covering(self, spec: Spec, coords: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return which windows say something about which of coords (n, d), as pairs ordered by window.
+
+        (point (m,), window (m,), local coordinates (m, d), weight (m,), which sums to 1 over a point's windows.) What
+        lies outside the signal belongs to the windows of the nearest sample.
+        """
+        index = torch.stack([axis.index(coords[:, i]) for i, axis in enumerate(spec.axes)], -1)
+        held = torch.stack([index[:, i].detach().clamp(axis.first - 0.5, axis.stop - 0.5)
+                            for i, axis in enumerate(spec.axes)], -1)
+        corners = torch.tensor(self.corners, dtype=index.dtype, device=coords.device)
+        size, ramp = (torch.tensor(n, dtype=index.dtype, device=coords.device) for n in (self.size, self.ramp))
+        near = ((held.amax(0) >= corners - 0.5) & (held.amin(0) <= corners + size - 0.5)).all(-1).nonzero()[:, 0]
+        offset = held[:, None] - corners[near] + 0.5                        # (n, near, d)
+        window, point = ((offset >= 0) & (offset <= size)).all(-1).T.nonzero(as_tuple=True)
+        window = near[window]
+        inner = index[point] - corners[window]
+        border = torch.minimum(inner + 0.5, size - 0.5 - inner)
+        weight = (border / ramp).clamp(1e-6, 1).prod(-1)
+        total = torch.zeros(len(coords), dtype=weight.dtype, device=coords.device).index_add(0, point, weight)
+        axes = window_spec(spec, self.size).axes
+        local = torch.stack([(axis.start + inner[:, i] * axis.step) for i, axis in enumerate(axes)], -1)
+        return point, window, local.float(), (weight / total[point]).float()
+
+
+def window_spec(spec: Spec, size: Sequence[int]) -> Spec:
+    """Return the spec of a part of a signal that stands for itself: its own coordinates, from -1 to 1."""
+    grid = spec.meta.get("grid", "centers")
+    return spec.replace(axes=tuple(Axis.regular(n, grid) for n in size))
+
+
+class WindowedField(BoundField):
+    """A signal of any size as the latents of its windows: pointwise, continuous across their borders."""
+
+    def __init__(self, model: type[GeneralizableField], windows: Windows, config, spec: Spec):
+        super().__init__(model, config, spec, (len(windows),))
+        self.windows = windows
+
+    def batch(self) -> Latents:
+        """Return the latents of all windows, batch first."""
+        return dict(self.latents)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what an archive's header says besides config and spec."""
+        return {**super().facts(), "windows": dataclasses.asdict(self.windows)}
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Map coords (..., in) to values (..., out)."""
+        flat = coords.reshape(-1, coords.shape[-1])
+        point, window, local, weight = self.windows.covering(self.spec, flat)
+        values = flat.new_zeros(len(flat), self.spec.out_features)
+        if len(point):
+            values = values.index_add(0, point, weight[:, None] * self._windows(window, local))
+        return values.reshape(*coords.shape[:-1], -1)
+
+    def _windows(self, window: Tensor, local: Tensor) -> Tensor:
+        """Return what each pair's window says at its local coordinates; windows of a group are padded to one size."""
+        context = {name: value for name, value in self.context().items() if isinstance(value, Tensor)}
+        found, counts = torch.unique_consecutive(window, return_counts=True)
+        ends = counts.cumsum(0)
+        most = int(counts.max())
+        slots = torch.arange(most, device=window.device)
+        parts = []
+        for group in torch.arange(len(found), device=window.device).split(max(1, rows_at_once(self.device) // most)):
+            real = slots < counts[group, None]
+            places = (ends[group] - counts[group])[:, None] + slots.minimum(counts[group, None] - 1)
+            chosen = {name: value[found[group]] for name, value in context.items()}
+            parts.append(self.decoder(local[places], chosen)[real])
+        return torch.cat(parts)
+
+    def crop(self, box: Box | None = None, *, keep: Iterable[int] | None = None,
+             drop: Iterable[int] | None = None) -> "WindowedField":
+        """Return the field of the samples in `box`, without the windows that say nothing about them.
+
+        Values inside the box stay as they are. keep, drop: the windows to keep, or to cut away, instead.
+        """
+        spec = self.spec if box is None else self.spec.cropped(box)
+        if keep is not None or drop is not None:
+            everything = range(len(self.windows))
+            unknown = {*(keep or ()), *(drop or ())} - {*everything}
+            kept = [i for i in everything if (keep is None or i in keep) and (drop is None or i not in drop)]
+            if unknown or not kept:
+                raise InrError(f"There are the windows 0 to {len(self.windows) - 1}, of which at least one must stay.")
+        else:
+            kept = [i for i, corner in enumerate(self.windows.corners)
+                    if all(low < axis.stop and low + n > axis.first
+                           for low, n, axis in zip(corner, self.windows.size, spec.axes))]
+        windows = Windows(self.windows.size, tuple(self.windows.corners[i] for i in kept), self.windows.ramp)
+        return bind(self.model, windows, self.config, spec, self.decoder,
+                    {name: value[kept] for name, value in self.latents.items()})
+
+
+def bind(model: type[GeneralizableField], windows: Windows, config, spec: Spec, decoder: Decoder,
+         latents: Latents) -> WindowedField:
+    """Return latents (windows, …) as a field with a copy of the decoder they belong to."""
+    with torch.random.fork_rng(devices=[]):
+        field = WindowedField(model, windows, config, spec)
+    field.decoder.load_state_dict(decoder.state_dict())
+    with torch.no_grad():
+        for name, value in field.latents.items():
+            value.copy_(latents[name])
+    return field.to(next(decoder.parameters()).device).eval()
+
+
+@torch.no_grad()
+def encode(model: GeneralizableField, signal: Signal, spec: Spec | None = None, windows: bool = True) -> BoundField:
+    """Return the field of a signal, encoded in one pass.
+
+    spec: of the result, if it is another than the signal's (a light field is encoded from some of its views). windows:
+    what has another size than the model's training signals is encoded in overlapping windows of that size; off: in one
+    piece, which the encoder must be able to take.
+    """
+    model.check_signals([signal])
+    spec = spec or signal.spec
+    if signal.spec.cameras is not None or not windows or signal.spec.shape == model.spec.shape:
+        return model.field(model.encode([signal]), spec)
+    layout = Windows.over(signal.spec, model.spec.shape)
+    parts = layout.cut(signal)
+    found = [model.encode(parts[i:i + AT_ONCE]) for i in range(0, len(parts), AT_ONCE)]
+    latents = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+    return bind(type(model), layout, model.config, spec, model.decoder, latents)

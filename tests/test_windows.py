@@ -1,0 +1,172 @@
+"""Signals of any size through a model of one size: windows, their blending, crops and archives; random parts."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from inr_scenes import archive
+from inr_scenes.augment import Parts
+from inr_scenes.dataset import open_set
+from inr_scenes.errors import InrError
+from inr_scenes.field import decode_all
+from inr_scenes.generalizable import build_model
+from inr_scenes.plugins import host
+from inr_scenes.signals.audio import AudioSignal
+from inr_scenes.signals.image import ImageSignal
+from inr_scenes.train import TrainConfig, Validation, train_steps
+from inr_scenes.windows import WindowedField, Windows, encode, window_spec
+
+MODELS = {cls.name: cls for cls in host().models()}
+pytestmark = pytest.mark.skipif("lainr" not in MODELS, reason="the locality_aware plugin is not installed")
+
+
+def image(height, width, name="large"):
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([np.sin(x / 5), np.cos(y / 7), np.sin((x + y) / 9)], -1)
+    return ImageSignal.from_array(waves / 2 + 0.5, name=name)
+
+
+@pytest.fixture
+def model(signals, small):
+    return build_model(MODELS["lainr"], signals.spec, small).eval()
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (39, 16), (50, 61), (9, 30), (7, 5)])
+def test_windows_cover_every_sample_with_weights_that_sum_to_one(shape):
+    spec = image(*shape).spec
+    windows = Windows.over(spec, (16, 16))
+    coords = torch.cat([spec.coords(torch.arange(spec.size)), torch.tensor([[-1.0, -1.0], [1.0, 1.0], [1.3, -1.2]])])
+    point, window, local, weight = windows.covering(spec, coords)
+    assert torch.allclose(torch.zeros(len(coords)).index_add(0, point, weight), torch.ones(len(coords)), atol=1e-6)
+    assert (window.diff() >= 0).all() and local[point < spec.size].abs().max() <= 1 + 1e-6
+    for corner in windows.corners:
+        assert all(low >= 0 and (low + 16 <= n or low == 0) for low, n in zip(corner, shape))
+
+
+def test_a_window_sees_and_says_what_the_model_alone_would(model, signals):
+    large = image(50, 61)
+    field = encode(model, large)
+    assert isinstance(field, WindowedField)
+    k = 3
+    corner = field.windows.corners[k]
+    part = image(50, 61).array()[corner[0]:corner[0] + 16, corner[1]:corner[1] + 16]
+    alone = encode(model, ImageSignal.from_array(part.numpy()))
+    assert not isinstance(alone, WindowedField)
+    assert torch.allclose(field.latents["tokens"][k], alone.latents["tokens"], atol=1e-5)
+    # far from other windows' borders nothing is blended
+    row, column = next((r, c) for r in range(50) for c in range(61)
+                       if [all(a <= i < a + 16 for a, i in zip(other, (r, c))) for other in field.windows.corners]
+                       == [i == k for i in range(len(field.windows))])
+    whole, own = decode_all(field), decode_all(alone)
+    assert torch.allclose(whole[row, column], own[row - corner[0], column - corner[1]], atol=1e-5)
+
+
+def test_a_windowed_field_is_pointwise_and_continuous(model):
+    field = encode(model, image(50, 61))
+    coords = torch.rand(500, 2, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    order = torch.randperm(500, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        together = field(coords)
+        assert torch.allclose(field(coords[order]), together[order], atol=1e-5)
+        assert torch.allclose(torch.cat([field(c[None]) for c in coords[:20]]), together[:20], atol=1e-5)
+        line = torch.stack([torch.zeros(20001), torch.linspace(-1, 1, 20001)], -1)
+        steps = field(line).diff(dim=0).abs()
+        assert steps.max() < 0.05 * (field(line).amax(0) - field(line).amin(0)).max()      # no jump at any border
+
+
+def test_archive_crop_and_share_of_windows(model, signals, tmp_path):
+    large = image(50, 61)
+    field = encode(model, large)
+    whole = decode_all(field)
+    path = archive.save(field, tmp_path / "large.safetensors")
+    opened = archive.open(path)
+    assert torch.equal(decode_all(opened), whole)
+    small = opened.crop(((10, 30), (20, 40)))
+    assert len(small.windows) < len(field.windows)
+    assert torch.allclose(decode_all(small), whole[10:30, 20:40], atol=1e-5)
+    twice = small.crop(((12, 20), (20, 30)))
+    assert torch.allclose(decode_all(twice), whole[12:20, 20:30], atol=1e-5)
+    again = archive.open(archive.save(small, tmp_path / "small.safetensors"))
+    assert torch.equal(decode_all(again), decode_all(small)) and again.spec.box == ((10, 30), (20, 40))
+    with pytest.raises(InrError, match="windows 0 to"):
+        opened.crop(keep=[999])
+    shared = archive.save(field, tmp_path / "shared.safetensors", share=8)
+    with pytest.raises(InrError, match="holds latents alone"):
+        archive.open(shared)
+    assert (decode_all(archive.open(shared, model=model)) - whole).abs().max() < 0.05
+    assert shared.stat().st_size < path.stat().st_size / 2
+
+
+def test_refining_windows_improves_the_signal(model):
+    from inr_scenes.cli.encode import refine
+
+    large = image(24, 40)
+    field = encode(model, large)
+    before = large.metrics(field)["psnr"]
+    refine(field, large, 100, "latents", 3e-2, "cpu")
+    assert large.metrics(field)["psnr"] > before + 0.5
+
+
+def test_long_sounds_are_windows_too(small):
+    wave = torch.sin(torch.arange(3000) / 9.0)[:, None]
+    sound = AudioSignal.from_array(wave.numpy(), 8000)
+    spec = window_spec(sound.spec, (800,))
+    net = build_model(MODELS["lainr"], spec, {**small, "patch": 50}).eval()
+    field = encode(net, sound)
+    assert isinstance(field, WindowedField) and decode_all(field).shape == (3000, 1)
+
+
+def test_parts_are_crops_of_the_signal_and_repeat_with_their_seed(signals):
+    parts = Parts(signals.spec, (6, 5))
+    one, again, other = parts(signals[0], 3), parts(signals[0], 3), parts(signals[0], 4)
+    assert one.spec.shape == (6, 5) and torch.equal(one.data, again.data) and not torch.equal(one.data, other.data)
+    whole, cut = signals[0].array(), one.array()
+    assert any(torch.allclose(whole[r:r + 6, c:c + 5], cut) for r in range(11) for c in range(12))
+    assert Parts(signals.spec)(signals[0], 1).array().equal(whole)
+
+
+def test_zoomed_parts_average_what_they_cover(signals):
+    def means(zoom):
+        parts = Parts(signals.spec, (8, 8), zoom)
+        return torch.stack([parts(signals[0], seed).array().mean((0, 1)) for seed in range(300)])
+    whole = signals[0].array().mean((0, 1))
+    # larger parts are nearer to the whole's mean, which parts as large as the signal have
+    assert (means(2.0) - whole).abs().mean() < (means(1.0) - whole).abs().mean()
+    halves = Parts(signals.spec.cropped(((0, 16), (0, 16))), (8, 8), 2.0)
+    halves._cut = lambda values, generator: values
+    assert torch.allclose(halves(signals[0], 0).array().mean((0, 1)), whole, atol=0.01)
+
+
+def test_recoloured_parts_stay_in_range_and_are_mirrored_half_the_time(signals):
+    parts = Parts(signals.spec, augment=True)
+    drawn = torch.stack([parts(signals[0], seed).array() for seed in range(40)])
+    assert drawn.min() >= 0 and drawn.max() <= 1
+    whole = signals[0].array()
+
+    def likeness(image):                # centred, so that brightness and contrast do not matter
+        return torch.nn.functional.cosine_similarity(*((i - i.mean()).flatten() for i in (image, whole)), 0)
+    mirrored = sum(bool(likeness(image) < likeness(image.flip(1))) for image in drawn)
+    assert 10 <= mirrored <= 30
+
+
+@pytest.mark.parametrize("crop", [(40, 40), (4,)])
+def test_impossible_parts_are_refused(signals, crop):
+    with pytest.raises(InrError, match="is no part of"):
+        Parts(signals.spec, crop)
+
+
+def test_training_on_parts_is_validated_on_whole_signals(picture, small, tmp_path):
+    place = tmp_path / "large"
+    place.mkdir()
+    for i in range(8):
+        Image.fromarray(picture(i, 32)).save(place / f"{i}.png")
+    found = open_set(place, cache=tmp_path / "cache")
+    config = TrainConfig(steps=30, batch=4, points=64, warmup=0, device="cpu", crop=(16, 16), zoom=2.0, augment=True,
+                         lr=3e-3, validate_every=29)
+    net = build_model(MODELS["lainr"], Parts(found.spec, config.crop).spec, small)
+    training, held_out = found.split(2)
+    scores = [step.metrics["psnr"] for step in train_steps(net, training, config, validation=Validation(held_out))
+              if step.metrics]
+    assert net.spec.shape == (16, 16) and scores[-1] > 12
+    assert decode_all(encode(net, held_out[0])).shape == (32, 32, 3)
