@@ -60,7 +60,7 @@ def install(run: Path, model: str) -> None:
     from inr_scenes.archive import header
 
     head = header(run)
-    path = save(open(run), WEIGHTS / f"{model}.safetensors", metrics=head["metrics"], fit=head["fit"], dtype="float16")
+    path = save(open(run), WEIGHTS / f"pretrained-{model}.safetensors", metrics=head["metrics"], fit=head["fit"], dtype="float16")
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {run / ARCHIVE_NAME} in half precision")
 
 

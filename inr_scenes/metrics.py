@@ -26,6 +26,17 @@ def ssim(truth: np.ndarray, image: np.ndarray) -> float:
     return float(structural_similarity(truth, image, channel_axis=-1, data_range=1.0))
 
 
+def frechet(one: np.ndarray, other: np.ndarray) -> float:
+    """Fréchet distance of two sets of features (n, d) as if each were normal: 0 for equal means and covariances.
+
+    Heusel et al., NeurIPS 2017, whose FID takes the features of one particular network; here they are anybody's.
+    """
+    means = one.mean(0) - other.mean(0)
+    first, second = (np.cov(features, rowvar=False).reshape(features.shape[1], -1) for features in (one, other))
+    shared = np.linalg.eigvals(first @ second).real.clip(0)
+    return float(means @ means + np.trace(first) + np.trace(second) - 2 * np.sqrt(shared).sum())
+
+
 def iou(truth: np.ndarray, guess: np.ndarray) -> float:
     """Intersection over union of two boolean arrays; 1 where both are empty."""
     union = np.count_nonzero(truth | guess)

@@ -34,9 +34,12 @@ class Windows:
     @classmethod
     def over(cls, spec: Spec, size: Sequence[int], overlap: float = OVERLAP) -> "Windows":
         """Return evenly spaced windows that cover all samples of `spec`, neighbours sharing at least `overlap`."""
+        if not 0 <= overlap <= 0.75:
+            raise InrError(f"Windows cannot share {overlap:g} of their size: 0 to 0.75.")
         ramp = tuple(max(1, round(n * overlap)) if n < axis.count else 1 for axis, n in zip(spec.axes, size))
         starts = []
-        for axis, n, shared in zip(spec.axes, size, ramp):
+        for axis, n in zip(spec.axes, size):
+            shared = round(n * overlap)
             count = max(1, math.ceil((axis.count - shared) / max(1, n - shared)))
             room = max(0, axis.count - n)
             starts.append([axis.first + round(i * room / max(1, count - 1)) for i in range(count)])
@@ -172,18 +175,19 @@ def bind(model: type[GeneralizableField], windows: Windows, config, spec: Spec, 
 
 
 @torch.no_grad()
-def encode(model: GeneralizableField, signal: Signal, spec: Spec | None = None, windows: bool = True) -> BoundField:
+def encode(model: GeneralizableField, signal: Signal, spec: Spec | None = None, windows: bool = True,
+           overlap: float = OVERLAP) -> BoundField:
     """Return the field of a signal, encoded in one pass.
 
     spec: of the result, if it is another than the signal's (a light field is encoded from some of its views). windows:
     what has another size than the model's training signals is encoded in overlapping windows of that size; off: in one
-    piece, which the encoder must be able to take.
+    piece, which the encoder must be able to take. overlap: the share of a window that it has in common with the next.
     """
     model.check_signals([signal])
     spec = spec or signal.spec
     if signal.spec.cameras is not None or not windows or signal.spec.shape == model.spec.shape:
         return model.field(model.encode([signal]), spec)
-    layout = Windows.over(signal.spec, model.spec.shape)
+    layout = Windows.over(signal.spec, model.spec.shape, overlap)
     parts = layout.cut(signal)
     found = [model.encode(parts[i:i + AT_ONCE]) for i in range(0, len(parts), AT_ONCE)]
     latents = {name: torch.cat([part[name] for part in found]) for name in found[0]}

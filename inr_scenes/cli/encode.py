@@ -35,6 +35,8 @@ class Encode:
     windows: bool = True
     """What has another size than the model's training signals: encode overlapping windows of that size; off: in one
     piece, positions resampled."""
+    overlap: float = 0.25
+    """Share of a window that neighbours have in common; 0: fewest latents, borders may show."""
     views: tuple[int, ...] = ()
     """Light fields: support views that are encoded; default: all training views, at most five of them."""
     overwrite: bool = False
@@ -90,6 +92,8 @@ def _check(options: Encode, given: set[str]) -> None:
         raise InrError(f"--bits {options.bits} is not possible: 1 to 8.")
     if not options.steps and (idle := given & {"tune", "lr"}):
         raise InrError(f"--{min(idle)} says how to refine; give --steps too.")
+    if not options.windows and "overlap" in given:
+        raise InrError("--overlap is that of windows; leave --no-windows out.")
     if not options.share and "bits" in given:
         raise InrError("--bits says how finely --share stores the latents; give --share too.")
     if options.share and options.tune == "all":
@@ -121,7 +125,7 @@ def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: d
 
     signal, seen = _load(model, signal_cls, path, options, load)
     start = time.perf_counter()
-    field = encode(model, seen, signal.spec, options.windows)
+    field = encode(model, seen, signal.spec, options.windows, options.overlap)
     seconds = {"encode": time.perf_counter() - start}
     if options.steps:
         start = time.perf_counter()
