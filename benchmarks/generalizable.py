@@ -364,7 +364,7 @@ def few_shot(record: Record, options) -> None:
     training, held_out = found.split(max(2, options.objects // 10), 0)
     signals = [held_out[i] for i in range(len(held_out))]
     facts = record.part("fewshot", {key: getattr(options, key) for key in (*SETTINGS, "objects")})
-    rows = {"nearest support view": [_nearest(signals, views) for views in range(1, 6)]}
+    rows = {"nearest support view": [nearest(signals, views) for views in range(1, 6)]}
     for seed in range(options.seeds):
         for variant in options.variants or ("lainr", "ipc"):
             entry = facts.setdefault("runs", {}).setdefault(variant, {}).setdefault(str(seed), {})
@@ -381,7 +381,7 @@ def few_shot(record: Record, options) -> None:
     record.plot({name: [[*enumerate(row, 1)]] for name, row in rows.items()}, "support views", "PSNR (dB)", "fewshot")
 
 
-def _nearest(signals, views: int) -> float:
+def nearest(signals, views: int) -> float:
     """PSNR when every asked view is answered with the support view whose camera is nearest."""
     scores = []
     for signal in signals:

@@ -13,19 +13,21 @@ import shlex
 import sys
 from pathlib import Path
 
-from inr_scenes.archive import ARCHIVE_NAME, open, save
+from inr_scenes.archive import ARCHIVE_NAME, header, open, save
 from inr_scenes.cli import main as inr
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 RUNS = ROOT / "runs"
-WEIGHTS = ROOT / "plugins" / "locality_aware" / "inr_locality_aware" / "weights"
+WEIGHTS = ROOT / "plugins" / "locality_aware" / "inr_locality_aware" / "trained"
 DECODER = ["--tokens", "16", "--token-features", "64", "--hidden-features", "256", "--frequency-features", "128"]
 ENCODER = ["--patch", "8", "--width", "256", "--blocks", "4", "--heads", "4"]
+SETS = {"image": "flowers128", "views": "views of quaternius and random_blobs"}
 RECIPES = {
     "image": ["--mode", "rgb", "--crop", "32", "32", "--zoom", "2", "--augment", *ENCODER, *DECODER, "--bandwidths", "32",
               "8", "--query-bandwidth", "4", "--batch", "16", "--points", "512", "--validation", "32", "--validate-every", "2000"],
-    "views": [],
+    "views": [*ENCODER, "--tokens", "64", *DECODER[2:], "--bandwidths", "8", "4", "--query-bandwidth", "2", "--batch", "8",
+              "--points", "1024", "--validation", "64", "--validate-every", "4000"],
 }
 
 
@@ -51,16 +53,24 @@ def main() -> None:
 
 
 def sets(model: str) -> Path:
-    """Return the folder a model is trained on."""
-    return DATA / "many_images" / "flowers128"
+    """Return the folder a model is trained on; views of 2,050 meshes are rendered when they are not there yet."""
+    if model == "image":
+        return DATA / "many_images" / "flowers128"
+    folder = RUNS / "views-64"
+    for pack, up in (("quaternius", "y"), ("random_blobs", "z")):
+        command = ["data", "views", str(DATA / "many_meshes" / f"{pack}.npz"), str(folder), "--views", "12", "--size",
+                   "64", "--test", "0", "--up", up]
+        if status := inr(command):
+            sys.exit(status)
+    return folder
 
 
 def install(run: Path, model: str) -> None:
     """Store a run's archive in half precision inside the plugin."""
-    from inr_scenes.archive import header
-
     head = header(run)
-    path = save(open(run), WEIGHTS / f"pretrained-{model}.safetensors", metrics=head["metrics"], fit=head["fit"], dtype="float16")
+    fit = {**head["fit"], "signal": SETS[model]}         # what it was trained on, not where that lay
+    path = save(open(run), WEIGHTS / f"pretrained-{model}.safetensors", metrics=head["metrics"], fit=fit,
+                dtype="float16")
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, {run / ARCHIVE_NAME} in half precision")
 
 

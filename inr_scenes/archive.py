@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import InrError
+from .errors import InrError, suggestion
 from .files import atomic, readable
 from .settings import from_dict, to_dict
 
@@ -186,7 +186,10 @@ def locate(path) -> Path:
     given, path = str(path), Path(path).expanduser()
     if not path.exists() and not path.suffix and path.name == given:
         from .plugins import host
-        path = next((item.path for item, _ in host().collect("inr_weights") if item.name == given), path)
+        known = {item.name: item.path for item, _ in host().collect("inr_weights")}
+        if given not in known and (hint := suggestion(given, known)):
+            raise InrError(f"{path} does not exist.{hint}")
+        path = known.get(given, path)
     if path.is_dir():
         if not (path / ARCHIVE_NAME).is_file():
             raise InrError(f"{path} is a folder without {ARCHIVE_NAME}.")

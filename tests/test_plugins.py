@@ -191,3 +191,23 @@ def test_missing_file_is_reported(fresh):
 def test_exporter_not_found_lists_what_there_is():
     with pytest.raises(InrError, match=r"\.png"):
         plugins.find_exporter("image", ".docx")
+
+
+def test_a_plugin_brings_trained_archives_by_name(fresh, tmp_path, photo, inr):
+    assert inr("fit", "siren", photo, "--steps", 2, "-o", "run", "--hidden-features", 8, "--device", "cpu")[0] == 0
+    (tmp_path / "brought.py").write_text(textwrap.dedent("""
+        from pathlib import Path
+        from inr_scenes import hookimpl
+        from inr_scenes.hookspecs import Weights
+
+        @hookimpl
+        def inr_weights():
+            return [Weights("tiny-photo", Path(__file__).parent / "run" / "field.safetensors", "a photo, badly fitted")]
+        """))
+    fresh.setenv("INR_PLUGINS", str(tmp_path / "brought.py"))
+    plugins.host.cache_clear()
+    status, out, err = inr("export", "tiny-photo", "out.png")
+    assert status == 0 and Image.open(tmp_path / "out.png").size == (30, 20), err
+    assert "tiny-photo" in inr("list")[1]
+    status, _, err = inr("info", "tiny-phot")
+    assert status == 1 and "does not exist" in err and "tiny-photo" in err
