@@ -395,6 +395,13 @@ def test_encode_refuses_what_cannot_be_and_flags_without_effect(inr, run, folder
     assert not (tmp_path / "out").exists()
 
 
+def test_one_bad_file_among_many_keeps_none_of_the_others_from_being_encoded(inr, run, folder, tmp_path):
+    (tmp_path / "bad.png").write_bytes(b"no picture")
+    status, _, err = inr("encode", run, folder / "00.png", tmp_path / "bad.png", folder / "01.png", "-o", "many")
+    assert status == 1 and "bad.png" in err and "other 2" in err and len(err.strip().splitlines()) == 1
+    assert sorted(p.name for p in (tmp_path / "many").iterdir()) == ["00.safetensors", "01.safetensors"]
+
+
 def test_encode_names_what_does_not_suit_the_model(picture, inr, run, folder, tmp_path):
     Image.fromarray(picture(1)[..., 0]).save(tmp_path / "grey.png")
     (tmp_path / "empty.png").write_bytes(b"")

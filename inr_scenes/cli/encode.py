@@ -72,10 +72,16 @@ def run(arguments: list[str]) -> dict[str, Any]:
     if not isinstance(model, GeneralizableField):
         raise InrError(f"{options.archive} holds no generalizable model; inr train makes them.")
     load = {k: v for k, v in values(chosen[signal_cls.Options]).items() if k in given}
-    results = {}
+    results, failed = {}, []
     for path, target in zip(options.signals, targets):
-        results[path] = _encode(model, signal_cls, path, target, options, load)
-    if len(results) == 1:
+        try:
+            results[path] = _encode(model, signal_cls, path, target, options, load)
+        except InrError as error:           # the others are still worth encoding
+            failed.append(str(error))
+    if failed:
+        done = f" The other {len(results)} are in {targets[0].parent}." if results else ""
+        raise InrError(f"{failed[0]}{f' And {len(failed) - 1} more failed.' if failed[1:] else ''}{done}")
+    if len(targets) == 1:
         return next(iter(results.values()))
     psnr = [r["metrics"]["psnr"] for r in results.values() if "psnr" in r["metrics"]]
     return {"output": str(Path(options.output).expanduser()), "encoded": results,
