@@ -177,24 +177,25 @@ class BoundField(Field):
                                          for name, shape in model.latent_shapes(config, spec).items()})
         self._context: tuple[Any, Latents] | None = None
 
-    def batch(self) -> Latents:
-        """Return the latents with a batch in front, here of one."""
-        return {name: value[None] for name, value in self.latents.items()}
-
     def facts(self) -> dict[str, Any]:
         """Return what an archive's header says besides config and spec."""
         return {"role": self.role}
 
     def context(self) -> Latents:
-        """Return the decoder's context of these latents."""
+        """Return the decoder's context of these latents, as a batch of one."""
+        latents = {name: value[None] for name, value in self.latents.items()}
         if torch.is_grad_enabled():
             self._context = None        # an optimiser's fused step changes weights without counting a version
-            return self.decoder.prepare(self.batch())
-        state = tuple((p.data_ptr(), p._version) for p in self.parameters())
-        state += (torch.is_autocast_enabled(self.device.type),)
+            return self.decoder.prepare(latents)
+        state = self.state()
         if self._context is None or self._context[0] != state:
-            self._context = (state, self.decoder.prepare(self.batch()))
+            self._context = (state, self.decoder.prepare(latents))
         return self._context[1]
+
+    def state(self) -> tuple:
+        """Return what changes when a weight or a latent does, or the precision that a context is computed in."""
+        versions = tuple((p.data_ptr(), p._version) for p in self.parameters())
+        return (*versions, torch.is_autocast_enabled(self.device.type))
 
     def forward(self, coords: Tensor) -> Tensor:
         """Map coords (..., in) to values (..., out)."""

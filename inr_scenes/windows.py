@@ -18,6 +18,8 @@ from .spec import Axis, Box, Spec
 
 OVERLAP = 0.25                      # of a window's size along each axis, at least
 AT_ONCE = 64                        # windows encoded together
+HELD = 1024                         # windows whose keys and values are kept; of more, those that were asked last
+PAIRS = 1 << 22                     # points × windows that are compared at once
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,7 @@ class Windows:
                             for i, axis in enumerate(spec.axes)], -1)
         corners = torch.tensor(self.corners, dtype=index.dtype, device=coords.device)
         size, ramp = (torch.tensor(n, dtype=index.dtype, device=coords.device) for n in (self.size, self.ramp))
-        near = ((held.amax(0) >= corners - 0.5) & (held.amin(0) <= corners + size - 0.5)).all(-1).nonzero()[:, 0]
-        offset = held[:, None] - corners[near] + 0.5                        # (n, near, d)
-        window, point = ((offset >= 0) & (offset <= size)).all(-1).T.nonzero(as_tuple=True)
-        window = near[window]
+        point, window = _inside(held, corners, size)
         inner = index[point] - corners[window]
         border = torch.minimum(inner + 0.5, size - 0.5 - inner)
         weight = (border / ramp).clamp(1e-6, 1).prod(-1)
@@ -93,6 +92,20 @@ class Windows:
         axes = window_spec(spec, self.size).axes
         local = torch.stack([(axis.start + inner[:, i] * axis.step) for i, axis in enumerate(axes)], -1)
         return point, window, local.float(), (weight / total[point]).float()
+
+
+def _inside(points: Tensor, corners: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which points (n, d) lie in which windows, as pairs (point, window) ordered by window."""
+    near = ((points.amax(0) >= corners - 0.5) & (points.amin(0) <= corners + size - 0.5)).all(-1).nonzero()[:, 0]
+    found, low = [], 0
+    for part in points.split(max(1, PAIRS // max(1, len(near)))):
+        offset = part[:, None] - corners[near] + 0.5                        # (part, near, d)
+        point, window = ((offset >= 0) & (offset <= size)).all(-1).nonzero(as_tuple=True)
+        found.append(torch.stack([point + low, near[window]]))
+        low += len(part)
+    point, window = torch.cat(found, 1)
+    order = window.argsort(stable=True)
+    return point[order], window[order]
 
 
 def window_spec(spec: Spec, size: Sequence[int]) -> Spec:
@@ -107,10 +120,7 @@ class WindowedField(BoundField):
     def __init__(self, model: type[GeneralizableField], windows: Windows, config, spec: Spec):
         super().__init__(model, config, spec, (len(windows),))
         self.windows = windows
-
-    def batch(self) -> Latents:
-        """Return the latents of all windows, batch first."""
-        return dict(self.latents)
+        self._held = torch.zeros(0, dtype=torch.long)       # the windows, in order, that the context is of
 
     def facts(self) -> dict[str, Any]:
         """Return what an archive's header says besides config and spec."""
@@ -127,18 +137,33 @@ class WindowedField(BoundField):
 
     def _windows(self, window: Tensor, local: Tensor) -> Tensor:
         """Return what each pair's window says at its local coordinates; windows of a group are padded to one size."""
-        context = {name: value for name, value in self.context().items() if isinstance(value, Tensor)}
         found, counts = torch.unique_consecutive(window, return_counts=True)
+        context, places = self._contexts(found)
         ends = counts.cumsum(0)
         most = int(counts.max())
         slots = torch.arange(most, device=window.device)
         parts = []
         for group in torch.arange(len(found), device=window.device).split(max(1, rows_at_once(self.device) // most)):
             real = slots < counts[group, None]
-            places = (ends[group] - counts[group])[:, None] + slots.minimum(counts[group, None] - 1)
-            chosen = {name: value[found[group]] for name, value in context.items()}
-            parts.append(self.decoder(local[places], chosen)[real])
+            filled = (ends[group] - counts[group])[:, None] + slots.minimum(counts[group, None] - 1)
+            chosen = {name: value[places[group]] for name, value in context.items()}
+            parts.append(self.decoder(local[filled], chosen)[real])
         return torch.cat(parts)
+
+    def _contexts(self, found: Tensor) -> tuple[Latents, Tensor]:
+        """Return the decoder's context of some windows at least, and where in it those called `found` are."""
+        if torch.is_grad_enabled():
+            self._context = None
+            return self._prepared(found), torch.arange(len(found), device=found.device)
+        state = self.state()
+        if self._context is None or self._context[0] != state or not torch.isin(found, self._held).all():
+            self._held = torch.arange(len(self.windows), device=found.device) if len(self.windows) <= HELD else found
+            self._context = (state, self._prepared(self._held))
+        return self._context[1], torch.searchsorted(self._held, found)
+
+    def _prepared(self, windows: Tensor) -> Latents:
+        context = self.decoder.prepare({name: value[windows] for name, value in self.latents.items()})
+        return {name: value for name, value in context.items() if isinstance(value, Tensor)}
 
     def crop(self, box: Box | None = None, *, keep: Iterable[int] | None = None,
              drop: Iterable[int] | None = None) -> "WindowedField":

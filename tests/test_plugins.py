@@ -206,7 +206,7 @@ def test_a_plugin_brings_trained_archives_by_name(fresh, tmp_path, photo, inr):
         """))
     fresh.setenv("INR_PLUGINS", str(tmp_path / "brought.py"))
     plugins.host.cache_clear()
-    status, out, err = inr("export", "tiny-photo", "out.png")
+    status, _, err = inr("export", "tiny-photo", "out.png")
     assert status == 0 and Image.open(tmp_path / "out.png").size == (30, 20), err
     assert "tiny-photo" in inr("list")[1]
     status, _, err = inr("info", "tiny-phot")

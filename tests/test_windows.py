@@ -98,6 +98,21 @@ def test_archive_crop_and_share_of_windows(model, signals, tmp_path):
     assert shared.stat().st_size < path.stat().st_size / 2
 
 
+def test_many_windows_are_held_a_few_at_a_time(model, monkeypatch):
+    from inr_scenes import windows
+
+    field = encode(model, image(50, 61))
+    whole = decode_all(field)
+    monkeypatch.setattr(windows, "HELD", 3)
+    monkeypatch.setattr(windows, "PAIRS", 500)
+    few = encode(model, image(50, 61))
+    part = few.spec.coords(torch.arange(few.spec.size))[:61 * 3]
+    with torch.no_grad():
+        assert torch.allclose(few.stored(part), whole[:3].reshape(-1, 3), atol=1e-5)
+        assert 3 < len(few._held) < len(few.windows)
+    assert torch.allclose(decode_all(few), whole, atol=1e-5)
+
+
 def test_refining_windows_improves_the_signal(model):
     from inr_scenes.cli.encode import refine
 
