@@ -24,7 +24,7 @@ from image_study import machine, photos
 from inr_fourier_mlp.field import FourierMLP
 from inr_local_global.siren import LgSiren
 from inr_locality_aware.fields import LocalityAware
-from local_global import PlainLocalGlobal
+from plain import PlainLocalGlobal
 from siren import Published, photo
 
 from inr_scenes.device import resolve_device
