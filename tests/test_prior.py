@@ -171,3 +171,15 @@ def test_train_and_sample_from_the_command_line(inr, folder, small, tmp_path):
     assert status == 1 and "--crop" in err
     status, _, err = inr("export", "prior", "out.png")
     assert status == 1 and "inr sample" in err
+
+
+def test_frechet_distance_of_normals_is_the_closed_form():
+    from inr_scenes.metrics import frechet
+
+    generator = torch.Generator().manual_seed(0)
+    one = torch.randn(20_000, 3, generator=generator, dtype=torch.float64)
+    other = 2 * torch.randn(20_000, 3, generator=generator, dtype=torch.float64) + torch.tensor([1.0, 0, 0])
+    assert frechet(one.numpy(), one.numpy()) == pytest.approx(0, abs=1e-6)
+    # |mean|² + Σ (σ₁ - σ₂)²
+    assert frechet(one.numpy(), other.numpy()) == pytest.approx(1 + 3, rel=0.05)
+    assert frechet(one.numpy(), other.numpy()) == pytest.approx(frechet(other.numpy(), one.numpy()))
