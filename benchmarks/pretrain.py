@@ -25,9 +25,12 @@ ENCODER = ["--patch", "8", "--width", "256", "--blocks", "4", "--heads", "4"]
 SETS = {"image": "flowers128", "views": "views of quaternius and random_blobs"}
 RECIPES = {
     "image": ["--mode", "rgb", "--crop", "32", "32", "--zoom", "2", "--augment", *ENCODER, *DECODER, "--bandwidths", "32",
-              "8", "--query-bandwidth", "4", "--batch", "16", "--points", "512", "--validation", "32", "--validate-every", "2000"],
-    "views": ["--patch", "16", *ENCODER[2:], "--tokens", "64", *DECODER[2:], "--bandwidths", "8", "4", "--query-bandwidth", "2", "--batch", "16",
-              "--points", "512", "--validation", "64", "--validate-every", "1500"],
+              "8", "--query-bandwidth", "4", "--batch", "16", "--points", "512", "--validation", "32", "--validate-every",
+              "2000"],
+    "views": ["--augment", "--patch", "16", "--width", "192", "--blocks", "4", "--heads", "3", "--tokens", "64",
+              "--token-features", "64", "--hidden-features", "192", "--frequency-features", "96", "--bandwidths", "8", "4",
+              "--query-bandwidth", "2", "--batch", "16", "--points", "512", "--validation", "64", "--validate-every",
+              "2000"],
 }
 
 

@@ -56,7 +56,8 @@ class TrainConfig:
     zoom: float = 1.0
     """Parts span up to so many times --crop of a signal, and are averaged down to it."""
     augment: bool = False
-    """Images: also mirror them at random, and move brightness, contrast and colours a little."""
+    """Images: also mirror them at random, and move brightness, contrast and colours a little. Light fields: turn them
+    about the vertical axis and mirror them at random, so that a model learns no particular cameras."""
     views: tuple[int, int] = (1, 5)
     """Light fields: least and greatest number of support views, drawn anew for every step."""
     ema: float = 0.999

@@ -165,6 +165,35 @@ def test_recoloured_parts_stay_in_range_and_are_mirrored_half_the_time(signals):
     assert 10 <= mirrored <= 30
 
 
+def test_turned_light_fields_are_those_of_turned_cameras():
+    from inr_scenes.augment import Turned, _turn
+    from inr_scenes.camera import Cameras, look_at, pluecker
+    from inr_scenes.signal import Signal
+
+    class Rays(Signal):
+        spec = None
+
+        def sample(self, index, generator=None):
+            return self.rays[index], torch.zeros(len(index), 3)
+
+    def cameras(origins, up=1.0):
+        n = len(origins)
+        return Cameras(look_at(origins, torch.zeros(3), torch.tensor([0.0, 0.0, up])), torch.full((n, 2), 9.0),
+                       torch.full((n, 2), 4.0), torch.full((n, 2), 8))
+    origins = torch.tensor([[2.0, 0.5, 1.0], [-1.0, 2.0, 0.3]])
+    rays = Rays()
+    for i in range(2):
+        rays.rays = pluecker(*cameras(origins).rays(i))
+        for seed in range(4):
+            turn = _turn(torch.Generator().manual_seed(seed))
+            found, _ = Turned(rays, turn).sample(torch.arange(64))
+            expected = pluecker(*cameras(origins @ turn.T).rays(i)).reshape(8, 8, 6)
+            if torch.linalg.det(turn) < 0:          # what a mirror shows is the picture the other way round
+                expected = expected.flip(1)
+            assert torch.allclose(found.reshape(8, 8, 6), expected, atol=1e-5), (i, seed)
+    assert {round(float(torch.linalg.det(_turn(torch.Generator().manual_seed(s))))) for s in range(8)} == {-1, 1}
+
+
 @pytest.mark.parametrize("crop", [(40, 40), (4,)])
 def test_impossible_parts_are_refused(signals, crop):
     with pytest.raises(InrError, match="is no part of"):
