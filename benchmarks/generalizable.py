@@ -32,7 +32,8 @@ from inr_scenes.generalizable import build_model, concentration, token_maps
 from inr_scenes.metrics import psnr
 from inr_scenes.plugins import find_field, find_model
 from inr_scenes.signals.image import ImageSignal
-from inr_scenes.train import TrainConfig, Validation, spread, train_steps
+from inr_scenes.train import TrainConfig, train_steps
+from inr_scenes.validation import Validation, spread
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

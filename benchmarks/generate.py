@@ -23,7 +23,7 @@ from inr_scenes.archive import open
 from inr_scenes.cli import main as inr
 from inr_scenes.metrics import frechet
 from inr_scenes.prior import LatentSet, open_latents
-from inr_scenes.train import spread
+from inr_scenes.validation import spread
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data" / "many_images" / "flowers128"

@@ -26,7 +26,7 @@ from inr_scenes.field import decode_all
 from inr_scenes.media import write_image
 from inr_scenes.metrics import psnr
 from inr_scenes.signals.image import ImageSignal
-from inr_scenes.train import Validation, predict
+from inr_scenes.validation import Validation, predict
 from inr_scenes.windows import WindowedField, encode
 
 RESULTS = Path(__file__).parent / "results"
@@ -118,7 +118,7 @@ def views(options) -> dict:
 def _view_sheet(model, signals) -> None:
     """Draw truth and what one, three and five support views predict, of three views an object."""
     from inr_scenes.generalizable import SupportViews
-    from inr_scenes.train import spread
+    from inr_scenes.validation import spread
 
     rows = []
     for signal in signals:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from .archive import header, open
+from .batches import Drawer
 from .errors import InrError, suggestion
 from .field import NoConfig, Recipe
 from .generalizable import BoundField, Latents, digest
 from .spec import Spec
-from .train import Drawer
 
 SUFFIX = ".safetensors"
 CLASSES = ("auto", "folder", "name", "none")

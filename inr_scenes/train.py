@@ -3,26 +3,23 @@
 import copy
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .augment import Parts
+from .batches import Drawer
 from .dataset import Subset
-from .device import PRECISIONS, precision_type, resolve_device, rows_at_once
+from .device import PRECISIONS, precision_type, resolve_device
 from .errors import InrError, suggestion
 from .fit import CHECK_EVERY, Diverged, Step, parse_goal
-from .generalizable import GeneralizableField, SupportViews
-from .metrics import psnr
+from .generalizable import GeneralizableField
 from .optim import SCHEDULES, Optimizers, rate, settle
-from .signal import Signal
-from .windows import encode
+from .validation import Validation
 
 
 @dataclass(frozen=True)
@@ -74,82 +71,9 @@ class TrainConfig:
     """Seeds initialisation, the held-out choice and sampling."""
 
 
-@dataclass
-class Batch:
-    """What one step sees: signals to encode, coordinates and true values to decode against."""
-
-    signals: list[Signal]
-    numbers: Tensor
-    coords: Tensor              # (1, n, in) shared by all signals of a grid, or (B, n, in)
-    values: Tensor              # (B, n, out)
-
-
-class Validation:
-    """Held-out signals: what a model is worth. Stands where `fit` has a signal."""
-
-    kind, main_metric = "set", "psnr"
-
-    def __init__(self, signals: Sequence[Signal], views: int = 3, shown: int = 4):
-        self.signals, self.views, self.shown = signals, views, shown
-
-    def metrics(self, model: GeneralizableField) -> dict[str, float]:
-        """Mean over the held-out signals of each one's PSNR; of light fields over the views not encoded."""
-        if not len(self.signals):
-            return {}
-        scores = [self._score(model, signal) for signal in self.signals]
-        return {"psnr": sum(scores) / len(scores)}
-
-    def pictures(self, model: GeneralizableField) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of truth and reconstruction, (h, w, c) in [0, 1], of the first held-out images and views."""
-        pairs = []
-        for signal in list(self.signals)[:self.shown]:
-            seen, asked = self._parts(signal)
-            if signal.spec.cameras is not None:
-                asked, shape = SupportViews(asked, [0]), signal.spec.cameras.size[0].tolist()
-            elif len(signal.spec.shape) == 2:
-                shape = signal.spec.shape
-            else:
-                continue
-            guess, values = predict(model, seen, asked)
-            both = [asked.spec.values.to_stored(v).clamp(0, 1).reshape(*shape, -1).numpy() for v in (values, guess)]
-            pairs.append(tuple(both))
-        return pairs
-
-    def _score(self, model, signal) -> float:
-        seen, asked = self._parts(signal)
-        guess, values = predict(model, seen, asked)
-        error = (guess - values).double().square().mean().item() * signal.spec.values.scale**2
-        return psnr(error, signal.peak if signal.spec.kind != "audio" else signal.spec.values.scale)
-
-    def _parts(self, signal) -> tuple[Signal, Signal]:
-        """Return what is encoded and what is asked: the same grid, or spread views and the other views."""
-        if signal.spec.cameras is None:
-            return signal, signal
-        count = len(signal.spec.cameras)
-        seen = spread(count, min(self.views, count - 1))
-        return SupportViews(signal, seen), SupportViews(signal, [v for v in range(count) if v not in seen])
-
-
-@torch.no_grad()
-def predict(model: GeneralizableField, seen: Signal, asked: Signal) -> tuple[Tensor, Tensor]:
-    """Encode one signal and decode another's coordinates; return (predicted, true) values (n, out), network's range."""
-    field = encode(model, seen)
-    guesses, truths = [], []
-    for part in torch.arange(len(asked)).split(rows_at_once(model.device)):
-        coords, values = asked.sample(part)
-        guesses.append(field(coords.to(model.device)).float().cpu())
-        truths.append(values)
-    return torch.cat(guesses), torch.cat(truths)
-
-
-def spread(count: int, chosen: int) -> list[int]:
-    """Return `chosen` of `count` numbers, evenly spread, the first among them."""
-    return sorted({i * count // chosen for i in range(chosen)})
-
-
 def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig = TrainConfig(), *,
                 validation: Validation | None = None, resume: dict[str, Any] | None = None,
-                fabric=None, drawer: "type[Drawer] | None" = None) -> Iterator[Step]:
+                fabric=None, drawer: type[Drawer] = Drawer) -> Iterator[Step]:
     """Train `field` on a set, yielding after every optimiser step; the caller may stop at any time.
 
     Batches are a function of the seed and the step, so a resumed training (resume: an earlier step's `state()`) goes on
@@ -170,7 +94,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
     objective = _Objective(field)
     if fabric:
         objective = fabric.setup_module(objective)
-    draw = (drawer or Drawer)(dataset, config, device, rank, world)
+    draw = drawer(dataset, config, device, rank, world)
     average = _Average(field, config.ema)
     parameters = [p for p in field.parameters() if p.requires_grad]
     goal = parse_goal(config.until)
@@ -261,67 +185,6 @@ def check(config: TrainConfig) -> None:
         if value not in known:
             raise InrError(f"--{flag} {value!r} is not known.{suggestion(value, known)} Known: {', '.join(known)}.")
     parse_goal(config.until)
-
-
-class Drawer:
-    """Draws each step's batches; a pure function of seed and step. A process draws its own share of the signals."""
-
-    def __init__(self, dataset: Subset, config: TrainConfig, device: torch.device, rank: int = 0, world: int = 1):
-        self.dataset, self.config, self.device, self.rank, self.world = dataset, config, device, rank, world
-        self.batch = min(config.batch, len(dataset))
-        self.parts = Parts(dataset.spec, config.crop, config.zoom, config.augment)
-        if self.batch % (world * config.accumulate):
-            raise InrError(f"--batch {self.batch} must be a multiple of processes × --accumulate "
-                           f"({world} × {config.accumulate}), so that all signals weigh alike.")
-
-    def __call__(self, step: int) -> list[Batch]:
-        """Return the batches of a step, one for each part that is accumulated."""
-        generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + step)
-        numbers = self._numbers(step)
-        views = int(torch.randint(self.config.views[0], self.config.views[1] + 1, (1,), generator=generator))
-        shared = int(torch.randint(1 << 62, (1,), generator=generator))
-        parts = numbers.split(self.batch // self.config.accumulate)
-        return [self._batch(part[self.rank::self.world], views, shared) for part in parts]
-
-    def _numbers(self, step: int) -> Tensor:
-        """Every signal once an epoch, in an order that the seed and the epoch decide."""
-        per_epoch = len(self.dataset) // self.batch
-        epoch, part = divmod(step, per_epoch)
-        shuffle = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch + (1 << 40))
-        order = torch.randperm(len(self.dataset), generator=shuffle)
-        return order[part * self.batch:(part + 1) * self.batch]
-
-    def _batch(self, numbers: Tensor, views: int, seed: int) -> Batch:
-        signals = [self.parts(self.dataset[int(n)], (seed + int(n)) % (1 << 62)) for n in numbers]
-        pin = self.device.type == "cuda"
-        if signals[0].spec.cameras is None:
-            generator = torch.Generator().manual_seed(seed)
-            index = self._points(len(signals[0]), generator)
-            pairs = [signal.sample(index) for signal in signals]
-            coords = pairs[0][0][None]
-            if any(signal.spec.axes != signals[0].spec.axes for signal in signals):
-                coords = torch.stack([c for c, _ in pairs])
-            seen = signals
-        else:
-            seen, pairs = [], []
-            for number, signal in zip(numbers.tolist(), signals):
-                generator = torch.Generator().manual_seed((seed + number) % (1 << 62))
-                order = torch.randperm(len(signal.spec.cameras), generator=generator)
-                seen.append(SupportViews(signal, order[:views].tolist()))
-                pairs.append(signal.sample(self._points(len(signal), generator)))
-            coords = torch.stack([c for c, _ in pairs])
-        values = torch.stack([v for _, v in pairs])
-        if pin:
-            coords, values = coords.pin_memory(), values.pin_memory()
-        move = {"device": self.device, "non_blocking": True}
-        return Batch(seen, numbers, coords.to(**move), values.to(**move))
-
-    def _points(self, size: int, generator: torch.Generator) -> Tensor:
-        points = self.config.points
-        count = round(points * size) if points < 1 else int(points)
-        if not 0 < count < size:
-            return torch.arange(size)
-        return torch.randint(size, (count,), generator=generator)
 
 
 class _Objective(nn.Module):

@@ -9,11 +9,13 @@ import torch
 from PIL import Image
 
 from inr_scenes import archive
+from inr_scenes.batches import Drawer
 from inr_scenes.dataset import open_set
 from inr_scenes.errors import InrError
 from inr_scenes.generalizable import BoundField, build_model, concentration, pack, token_maps, unpack
 from inr_scenes.plugins import host
-from inr_scenes.train import Drawer, TrainConfig, Validation, check, predict, train_steps
+from inr_scenes.train import TrainConfig, check, train_steps
+from inr_scenes.validation import Validation, predict
 
 MODELS = {cls.name: cls for cls in host().models()}
 pytestmark = pytest.mark.skipif("lainr" not in MODELS, reason="the locality_aware plugin is not installed")

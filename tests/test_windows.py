@@ -14,7 +14,8 @@ from inr_scenes.generalizable import build_model
 from inr_scenes.plugins import host
 from inr_scenes.signals.audio import AudioSignal
 from inr_scenes.signals.image import ImageSignal
-from inr_scenes.train import TrainConfig, Validation, train_steps
+from inr_scenes.train import TrainConfig, train_steps
+from inr_scenes.validation import Validation
 from inr_scenes.windows import WindowedField, Windows, encode, window_spec
 
 MODELS = {cls.name: cls for cls in host().models()}

@@ -79,7 +79,8 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
 def _train(target: Run, cls, found, folder: str, chosen, signal_cls) -> dict[str, Any] | None:
     from ..augment import Parts
     from ..generalizable import build_model
-    from ..train import TrainConfig, Validation, check, train_steps
+    from ..train import TrainConfig, check, train_steps
+    from ..validation import Validation
 
     config, options = chosen[TrainConfig], chosen[SetOptions]
     check(config)

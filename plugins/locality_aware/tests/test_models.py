@@ -12,7 +12,8 @@ from inr_scenes.errors import InrError
 from inr_scenes.fit import FitConfig, steps
 from inr_scenes.generalizable import SupportViews, build_model
 from inr_scenes.testing import KINDS, small_signal
-from inr_scenes.train import TrainConfig, Validation, train_steps
+from inr_scenes.train import TrainConfig, train_steps
+from inr_scenes.validation import Validation
 
 SMALL = {"patch": 8, "width": 32, "blocks": 1, "heads": 2, "head_features": 16, "hidden_features": 32,
          "frequency_features": 24}
