@@ -6,8 +6,8 @@
 
 Flowers are encoded at 64×64 by the shipped `pretrained-image` into 64 tokens (four windows that do not overlap), stored in
 8 bits. Distances are Fréchet's between features of that model's own encoder: the mean and the spread of each number of a
-latent token over all tokens of an image. Each is told beside that of two halves of the real data, which nothing can
-beat, and of noise of the real latents' mean and deviation. Writes benchmarks/results/generate.json and a sheet a class.
+latent token over all tokens of an image. They depend on how many images are compared, so all rows compare 200 with
+200: samples, other real flowers, which set the mark, and noise of the real latents' mean and deviation. Writes benchmarks/results/generate.json and a sheet a class.
 """
 
 import argparse
@@ -53,24 +53,25 @@ def measure(latents: Path, prior: Path, options) -> None:
     found = open_latents(latents, model=MODEL)
     training, held_out = found.split(200, 0)
     model = open(prior)
-    drawn = [field for name in model.classes for field in model.sample(options.count // len(model.classes), name,
-                                                                       guidance=options.guidance)]
-    free = model.sample(options.count)
+    count = len(held_out)                   # of every row: the distance falls with the number of samples
+    share = np.bincount(held_out.labels.numpy(), minlength=len(model.classes))
+    drawn = [field for i, name in enumerate(model.classes)
+             for field in model.sample(int(share[i]), name, seed=1 + i, guidance=options.guidance)]
+    free = model.sample(count)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(len(held_out), *model.mean_tokens.shape, generator=generator)
     real = {"held out": features(held_out.latents["tokens"]), "training": features(training.latents["tokens"])}
     order = torch.randperm(len(real["training"]), generator=generator).numpy()
     halves = np.array_split(real["training"][order], 2)
-    count = len(real["held out"])
     rows = {
-        "two halves of the real data, 200 each": frechet(halves[0][:count], halves[1][:count]),
-        "held out against training": frechet(real["held out"], real["training"]),
+        f"two parts of the training data, {count} each": frechet(halves[0][:count], halves[1][:count]),
+        f"{count} of the training data": frechet(real["held out"], halves[0][:count]),
         f"samples of classes, guidance {options.guidance:g}": frechet(real["held out"], _features_of(drawn)),
         "samples of any class": frechet(real["held out"], _features_of(free)),
         "noise of the latents' mean and deviation": frechet(real["held out"], features(
             model.restored({"tokens": noise})["tokens"])),
     }
-    facts = {"machine": machine(), "prior": open_fit(prior), "distance": rows, "reconstruction": reconstruction(found)}
+    facts = {"signals of each row": count, "machine": machine(), "prior": open_fit(prior), "distance": rows, "reconstruction": reconstruction(found)}
     RESULTS.joinpath("generate.json").write_text(json.dumps(facts, indent=1) + "\n")
     print("| compared with held-out flowers | Fréchet distance |\n|---|---|")
     print("\n".join(f"| {name} | {value:.3f} |" for name, value in rows.items()))
@@ -122,7 +123,6 @@ def main() -> None:
                         default=("encode", "train", "measure"))
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--resume", action="store_true", help="go on with a training that was interrupted")
-    parser.add_argument("--count", type=int, default=200, help="samples that are measured")
     parser.add_argument("--guidance", type=float, default=1.5)
     options = parser.parse_args()
     latents, prior = RUNS / f"flowers{SIZE}-latents", RUNS / f"flowers{SIZE}-prior"

@@ -27,7 +27,7 @@ RECIPES = {
     "image": ["--mode", "rgb", "--crop", "32", "32", "--zoom", "2", "--augment", *ENCODER, *DECODER, "--bandwidths", "32",
               "8", "--query-bandwidth", "4", "--batch", "16", "--points", "512", "--validation", "32", "--validate-every",
               "2000"],
-    "views": ["--augment", "--patch", "16", "--width", "192", "--blocks", "4", "--heads", "3", "--tokens", "64",
+    "views": ["--patch", "16", "--width", "192", "--blocks", "4", "--heads", "3", "--tokens", "64",
               "--token-features", "64", "--hidden-features", "192", "--frequency-features", "96", "--bandwidths", "8", "4",
               "--query-bandwidth", "2", "--batch", "16", "--points", "512", "--validation", "64", "--validate-every",
               "2000"],

@@ -101,7 +101,7 @@ def header(path) -> dict[str, Any]:
         if not (isinstance(spec["kind"], str) and isinstance(spec["meta"], dict)
                 and all(isinstance(n, int) for n in (spec["out_features"], *(axis["count"] for axis in spec["axes"])))):
             raise TypeError("spec")
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         raise InrError(f"{path} is damaged: its header lacks what an archive needs.") from None
     head["tensors"] = shapes
     head["bytes"] = total
@@ -126,7 +126,7 @@ def open(path, *, device: str = "cpu", model=None) -> "Field | GeneralizableFiel
     path = locate(path)
     try:
         spec = Spec.from_json(head["spec"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InrError(f"{path} is damaged: its spec does not make sense ({error}).") from None
     make, configs = _maker(path, head, spec)
     if head.get("share") is None:
@@ -160,7 +160,9 @@ def _maker(path, head: dict[str, Any], spec) -> tuple[Callable[[Any], Any], list
         drawn = head["prior"] if role == "prior" else {"model": head["field"], "config": {}, "classes": []}
         model_name, model_config = str(drawn["model"]), dict(drawn["config"])
         classes = tuple(str(name) for name in drawn["classes"])
-    except (KeyError, TypeError, ValueError) as error:
+        if role not in (None, "model", "signal", "prior"):
+            raise ValueError(f"nobody knows the role {role!r}")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise InrError(f"{path} is damaged: its header does not make sense ({error}).") from None
     try:
         if role is None:
@@ -224,21 +226,25 @@ def _open_shared(path, head, tensors, model, make) -> "Field":
             raise InrError(f"{place} holds no generalizable model; inr train makes them.")
     try:
         bits, wanted = int(head["share"]["bits"]), str(head["share"]["model"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise InrError(f"{path} is damaged: its header does not say which model it needs.") from None
     if digest(model.decoder) != wanted:
         raise InrError(f"{path} was encoded by another model than the one given ({wanted[:12]} is needed, "
                        f"{digest(model.decoder)[:12]} was given).")
     try:
         with torch.device("meta"):              # before memory is taken for what the header says
-            shapes = {name: value.shape for name, value in make().latents.items()}
-        latents = {name: unpack(tensors[f"share.{name}.codes"], tensors[f"share.{name}.scales"], shape, bits)
-                   for name, shape in shapes.items()}
+            empty = make()
+        if {k: v.shape for k, v in empty.decoder.state_dict().items()} != \
+                {k: v.shape for k, v in model.decoder.state_dict().items()}:
+            raise ValueError("its config is not its model's")
+        latents = {name: unpack(tensors[f"share.{name}.codes"], tensors[f"share.{name}.scales"], value.shape, bits)
+                   for name, value in empty.latents.items()}
         with torch.random.fork_rng(devices=[]):
             field = make()
         field.decoder.load_state_dict(model.decoder.state_dict())
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise InrError(f"{path} is damaged: its latents are not whole ({error}).") from None
+    except (KeyError, ValueError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
+        reason = str(error).splitlines()[0]
+        raise InrError(f"{path} is damaged: its latents are not whole ({reason}).") from None
     with torch.no_grad():
         for name, value in field.latents.items():
             value.copy_(latents[name])

@@ -71,7 +71,8 @@ class Parts:
             values = _averaged(values, self.crop)
         if self.augment:
             values = _recoloured(values, generator)
-        return GridSignal(self.spec, values.reshape(-1, values.shape[-1]), 1.0, signal.name)
+        spec = window_spec(signal.spec, self.crop) if self.crop else signal.spec        # each sound has its own scale
+        return GridSignal(spec, values.reshape(-1, values.shape[-1]), 1.0, signal.name)
 
     def _cut(self, values: Tensor, generator: torch.Generator) -> Tensor:
         most = min(self.zoom, *(count / n for count, n in zip(values.shape, self.crop)))
@@ -85,9 +86,8 @@ class Parts:
 
 def _averaged(values: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Bring (*shape', c) to another shape, as an image is made smaller: each sample averages what it covers."""
-    mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(shape)]
-    antialias = {"antialias": True} if len(shape) == 2 else {}
-    found = functional.interpolate(values.movedim(-1, 0)[None], size=shape, mode=mode, **antialias)
+    way = {"mode": "bilinear", "antialias": True} if len(shape) == 2 else {"mode": "area"}
+    found = functional.interpolate(values.movedim(-1, 0)[None], size=shape, **way)
     return found[0].movedim(0, -1)
 
 
@@ -100,9 +100,15 @@ def _turn(generator: torch.Generator) -> Tensor:
 
 
 def _recoloured(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror (h, w, c) in [0, 1] every other time, and move its brightness, contrast and colours a little."""
+    """Mirror (h, w, c) in [0, 1] every other time, and move its brightness, contrast and colours a little.
+
+    Of 2 and of 4 channels the last is how opaque a pixel is, and stays.
+    """
     if torch.rand((), generator=generator) < 0.5:
         values = values.flip(1)
     moved = 2 * torch.rand(2 + values.shape[-1], generator=generator) - 1
     gain = (1 + CONTRAST * moved[0]) * (1 + COLOUR * moved[2:])
-    return ((values - 0.5) * gain + 0.5 + BRIGHTNESS * moved[1]).clamp(0, 1)
+    found = ((values - 0.5) * gain + 0.5 + BRIGHTNESS * moved[1]).clamp(0, 1)
+    if values.shape[-1] in (2, 4):
+        found[..., -1] = values[..., -1]
+    return found

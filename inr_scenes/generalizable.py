@@ -78,10 +78,12 @@ class GeneralizableField(nn.Module):
                 raise InrError(f"This model was trained on signals of {self.spec.out_features} channels; {signal.name} "
                                f"has {spec.out_features}. Read it as those were: {signal.one_size}.")
 
-    def stored(self, coords: Tensor) -> Tensor:
+    def stored(self, *_, **__) -> Tensor:
         """Refuse: a model of many signals is no field before one of them has been encoded."""
         raise InrError(f"This is a {self.name} model of many signals, not one signal. Encode one: "
                        f"inr encode MODEL SIGNAL -o OUT.safetensors")
+
+    crop = extend = joined = stored         # nor is there anything to keep or to add
 
     def decode(self, coords: Tensor, latents: Latents) -> Tensor:
         """Map coords (B, n, in), or (1, n, in) shared by all, to values (B, n, out) in the network's range."""
@@ -398,6 +400,8 @@ def unpack(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: int) -> Te
     import numpy as np
 
     count = math.prod(shape)
+    if not 1 <= bits <= 8 or codes.numel() != -(-count * bits // 8) or scales.shape != (2, shape[-1]):
+        raise ValueError("their codes are not as many as the header says")
     planes = np.unpackbits(codes.numpy(), count=count * bits).reshape(count, bits)
     weights = 2 ** np.arange(bits - 1, -1, -1)
     whole = torch.from_numpy((planes * weights).sum(1).astype(np.float32)).reshape(-1, shape[-1])

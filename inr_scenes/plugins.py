@@ -170,8 +170,8 @@ def find_exporter(kind: str, suffix: str) -> hookspecs.Exporter:
 def conflicts() -> list[str]:
     """Return a line for every name of a field, signal, problem, exporter or command that two plugins bring."""
     lines = []
-    named = (("inr_fields", "name"), ("inr_models", "name"), ("inr_signals", "kind"), ("inr_problems", "name"),
-             ("inr_exporters", "name"), ("inr_commands", "name"))
+    named = (("inr_fields", "name"), ("inr_models", "name"), ("inr_priors", "name"), ("inr_weights", "name"),
+             ("inr_signals", "kind"), ("inr_problems", "name"), ("inr_exporters", "name"), ("inr_commands", "name"))
     for hook, attribute in named:
         seen: dict[str, Plugin] = {}
         for item, owner in host().collect(hook):

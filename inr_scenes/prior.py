@@ -1,6 +1,6 @@
 """Priors: networks that learn how the latents of encoded signals are distributed, and draw new ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -8,15 +8,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .archive import header, open
+from .archive import header, locate, open
 from .batches import Drawer
 from .errors import InrError, suggestion
 from .field import NoConfig, Recipe
-from .generalizable import BoundField, Latents, digest
+from .generalizable import BoundField, GeneralizableField, Latents, digest
 from .spec import Spec
 
 SUFFIX = ".safetensors"
 CLASSES = ("auto", "folder", "name", "none")
+AT_ONCE = 32                        # signals drawn together
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def open_latents(folder, *, model=None, classes: str = "auto") -> LatentSet:
 
     model: the model, where latents were stored alone; default: the one their headers name. classes: "folder" (the
     sub-folder is the class), "name" (what stands before the first "_" of a file's name), "none", or "auto": folder
-    where there are sub-folders, else name where that makes classes of at least two signals each.
+    where all lie in sub-folders, else name where that makes classes of at least two signals each.
     """
     folder = Path(folder).expanduser()
     if classes not in CLASSES:
@@ -70,18 +71,17 @@ def open_latents(folder, *, model=None, classes: str = "auto") -> LatentSet:
     paths = sorted(p for p in folder.rglob(f"*{SUFFIX}") if not p.name.startswith("."))
     if not paths:
         raise InrError(f"{folder} holds no archives. Encode signals into it: inr encode MODEL SIGNAL… -o {folder}.")
-    rows, like, first = [], None, None
+    rows, like, first, maps = [], None, None, []
     for path in paths:
         head = header(path)
         if head.get("role") != "signal":
             raise InrError(f"{path} is no signal encoded by a generalizable model; inr encode makes those.")
         if model is None and head.get("share") is not None:
-            named = head.get("fit", {}).get("model")
-            if named is None:
-                raise InrError(f"{path} holds latents alone; give the model that encoded it with --model.")
-            model = named
-        if isinstance(model, (str, Path)):
-            model = open(model)                 # once, not for every signal
+            model = _named_model(path, head)
+        if isinstance(model, (str, Path)):      # opened once, not for every signal
+            place, model = model, open(model)
+            if not isinstance(model, GeneralizableField):
+                raise InrError(f"{place} holds no generalizable model; inr train makes them.")
         field = open(path, model=model)
         facts = (digest(field.decoder), field.facts(), field.spec.shape)
         if first is None:
@@ -89,19 +89,34 @@ def open_latents(folder, *, model=None, classes: str = "auto") -> LatentSet:
         elif facts != first:
             raise InrError(f"{path} has another model, size or windows than {paths[0]}; a prior learns from signals "
                            f"encoded alike.")
+        maps.append(field.spec.values)
         rows.append({name: value.detach() for name, value in field.latents.items()})
     latents = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+    # sounds differ in loudness, which is no part of their latents: what is drawn is as loud as the middle one
+    like.spec = like.spec.replace(values=sorted(maps, key=lambda values: values.scale)[len(maps) // 2])
     found = _classes(folder, paths, classes)
     known = tuple(sorted(set(found)))
     labels = torch.tensor([known.index(name) for name in found])
     return LatentSet(tuple(p.stem for p in paths), latents, labels, known if known != ("",) else (), like)
 
 
+def _named_model(path: Path, head: dict[str, Any]) -> str:
+    """Return the model that latents stored alone say they need, or say to give it."""
+    facts = head.get("fit")
+    named = facts.get("model") if isinstance(facts, dict) else None
+    try:
+        locate(str(named))
+    except InrError:
+        raise InrError(f"{path} holds latents alone; give the model that encoded it with --model"
+                       f"{f' ({named} is not there)' if isinstance(named, str) else ''}.") from None
+    return str(named)
+
+
 def _classes(folder: Path, paths: Sequence[Path], how: str) -> list[str]:
     """Return the class of each file; "" where there are none."""
     places = [p.parent.relative_to(folder).as_posix() for p in paths]
     heads = [p.stem.partition("_")[0] for p in paths]
-    if how == "folder" or (how == "auto" and len(set(places)) > 1):
+    if how == "folder" or (how == "auto" and len(set(places)) > 1 and "." not in places):
         return places
     several = 1 < len(set(heads)) and all(heads.count(name) > 1 for name in set(heads))
     if how == "name" or (how == "auto" and several):
@@ -195,20 +210,23 @@ class Prior(nn.Module):
         """Undo `standardised`."""
         return {k: v * getattr(self, f"deviation_{k}") + getattr(self, f"mean_{k}") for k, v in latents.items()}
 
-    @torch.no_grad()
-    def sample(self, count: int, of: str | None = None, seed: int = 0, **options) -> list[BoundField]:
-        """Draw `count` new signals as fields, of the class called `of` or of all classes."""
+    def sample(self, count: int, of: str | None = None, seed: int = 0, **options) -> Iterator[BoundField]:
+        """Draw `count` new signals, one field after the other, of the class called `of` or of all classes."""
+        if not 0 <= seed < 2**63:
+            raise InrError(f"--seed {seed} is not possible: 0 to 2^63 - 1.")
         if of is not None and of not in self.classes:
             raise InrError(f"There is no class {of!r}.{suggestion(of, self.classes)} "
                            f"Known: {', '.join(self.classes) or 'none, this prior was trained without classes'}.")
         generator = torch.Generator(self.device).manual_seed(seed)
-        label = None if of is None else self.classes.index(of)
-        latents = self.restored(self.draw(count, label, generator, **options))
-        return [self.field({name: value[i] for name, value in latents.items()}) for i in range(count)]
+        return self._fields(count, None if of is None else self.classes.index(of), generator, options)
 
-    def field(self, latents: Latents) -> BoundField:
-        """Return one signal's latents as a field of its own."""
-        return self.like.replaced(latents)
+    def _fields(self, count: int, label: int | None, generator, options) -> Iterator[BoundField]:
+        for low in range(0, count, AT_ONCE):
+            number = min(AT_ONCE, count - low)
+            with torch.no_grad():
+                latents = self.restored(self.draw(number, label, generator, **options))
+            for i in range(number):
+                yield self.like.replaced({name: value[i] for name, value in latents.items()})
 
     def facts(self) -> dict[str, Any]:
         """Return what an archive's header says besides config and spec."""
@@ -237,10 +255,12 @@ class Prior(nn.Module):
         """Return what is saved."""
         return self
 
-    def stored(self, coords: Tensor) -> Tensor:
+    def stored(self, *_, **__) -> Tensor:
         """Refuse: a prior is no field before a signal has been drawn."""
         raise InrError(f"This is a {self.name} prior over signals, not one signal. Draw some: "
                        f"inr sample ARCHIVE -n 4 -o OUT")
+
+    crop = extend = joined = stored         # nor is there anything to keep or to add
 
     @property
     def parameter_count(self) -> int:

@@ -18,6 +18,7 @@ from .device import PRECISIONS, precision_type, resolve_device
 from .errors import InrError, suggestion
 from .fit import CHECK_EVERY, Diverged, Step, parse_goal
 from .generalizable import GeneralizableField
+from .metrics import reaches
 from .optim import SCHEDULES, Optimizers, rate, settle
 from .validation import Validation
 
@@ -177,7 +178,7 @@ def check(config: TrainConfig) -> None:
         raise InrError("--steps and --seconds must be positive.")
     if config.batch < 1 or config.lr <= 0 or config.accumulate < 1 or config.points < 0 or not 0 <= config.ema < 1:
         raise InrError("--batch and --accumulate must be at least 1, --lr above 0, --points at least 0, --ema below 1.")
-    if config.zoom < 1 or (config.crop and min(config.crop) < 1) or (config.zoom > 1 and not config.crop):
+    if not 1 <= config.zoom < math.inf or min(config.crop, default=1) < 1 or (config.zoom > 1 and not config.crop):
         raise InrError("--crop takes sizes of at least 1 sample, and --zoom, of at least 1, goes with it.")
     if not 1 <= config.views[0] <= config.views[1]:
         raise InrError("--views takes a least and a greatest number of support views, at least 1.")
@@ -272,5 +273,5 @@ def _reached(goal: tuple[str, float], metrics: dict[str, float], fabric) -> bool
     name, value = goal
     if metrics and name not in metrics:
         raise InrError(f"--until {name}=…: a training reports {', '.join(sorted(metrics))}.")
-    reached = metrics.get(name, -math.inf) >= value
+    reached = name in metrics and reaches(name, metrics[name], value)
     return fabric.broadcast(reached) if fabric else reached

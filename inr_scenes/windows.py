@@ -26,16 +26,23 @@ PAIRS = 1 << 22                     # points × windows that are compared at onc
 class Windows:
     """Where windows of one size lie in a signal: `corners` are their first samples, by the signal's original indices.
 
-    A window may reach beyond the signal's end. Along each axis its weight rises over `ramp` samples from its border.
+    A window may reach beyond the signal's end. Along each axis its weight rises over `ramp` samples from its border,
+    and its own coordinates begin at `start` and go on by `step`: those of the model's training signals.
     """
 
     size: tuple[int, ...]
     corners: tuple[tuple[int, ...], ...]
     ramp: tuple[int, ...]
+    start: tuple[float, ...]
+    step: tuple[float, ...]
 
     @classmethod
-    def over(cls, spec: Spec, size: Sequence[int], overlap: float = OVERLAP) -> "Windows":
-        """Return evenly spaced windows that cover all samples of `spec`, neighbours sharing at least `overlap`."""
+    def over(cls, spec: Spec, like: Spec, overlap: float = OVERLAP) -> "Windows":
+        """Return evenly spaced windows that cover all samples of `spec`, neighbours sharing at least `overlap`.
+
+        like: what a window is, to the model: its size and its coordinates.
+        """
+        size = like.shape
         if not 0 <= overlap <= 0.75:
             raise InrError(f"Windows cannot share {overlap:g} of their size: 0 to 0.75.")
         ramp = tuple(max(1, round(n * overlap)) if n < axis.count else 1 for axis, n in zip(spec.axes, size))
@@ -45,17 +52,19 @@ class Windows:
             count = max(1, math.ceil((axis.count - shared) / max(1, n - shared)))
             room = max(0, axis.count - n)
             starts.append([axis.first + round(i * room / max(1, count - 1)) for i in range(count)])
-        return cls(tuple(size), tuple(itertools.product(*starts)), ramp)
+        first = tuple(axis.start + axis.first * axis.step for axis in like.axes)
+        return cls(size, tuple(itertools.product(*starts)), ramp, first, tuple(axis.step for axis in like.axes))
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], spec: Spec) -> "Windows":
         """Rebuild windows; raises KeyError, TypeError or ValueError when `data` are none of this spec."""
-        parts = [tuple(int(n) for n in data["size"]), tuple(tuple(int(n) for n in c) for c in data["corners"]),
-                 tuple(int(n) for n in data["ramp"])]
-        if not parts[1] or min(*parts[0], *parts[2]) < 1 or {len(p) for p in (*parts[1], parts[0], parts[2])} != \
-                {len(spec.axes)}:
+        size, ramp = (tuple(int(n) for n in data[name]) for name in ("size", "ramp"))
+        corners = tuple(tuple(int(n) for n in corner) for corner in data["corners"])
+        start, step = (tuple(float(n) for n in data[name]) for name in ("start", "step"))
+        if not corners or {len(part) for part in (*corners, size, ramp, start, step)} != {len(spec.axes)} or \
+                min(*size, *ramp) < 1 or not all(map(math.isfinite, start)) or not min(step) > 0:
             raise ValueError("its windows are none of this signal")
-        return cls(*parts)
+        return cls(size, corners, ramp, start, step)
 
     def __len__(self) -> int:
         return len(self.corners)
@@ -63,7 +72,8 @@ class Windows:
     def cut(self, signal: GridSignal) -> list[GridSignal]:
         """Return the samples of each window as signals of their own; beyond the signal's end its last ones repeat."""
         values = signal.data.reshape(*signal.spec.shape, -1)
-        spec = window_spec(signal.spec, self.size)
+        axes = tuple(Axis(start, step, n) for start, step, n in zip(self.start, self.step, self.size))
+        spec = signal.spec.replace(axes=axes)
         found = []
         for corner in self.corners:
             part = values
@@ -89,8 +99,8 @@ class Windows:
         border = torch.minimum(inner + 0.5, size - 0.5 - inner)
         weight = (border / ramp).clamp(1e-6, 1).prod(-1)
         total = torch.zeros(len(coords), dtype=weight.dtype, device=coords.device).index_add(0, point, weight)
-        axes = window_spec(spec, self.size).axes
-        local = torch.stack([(axis.start + inner[:, i] * axis.step) for i, axis in enumerate(axes)], -1)
+        start, step = (torch.tensor(n, dtype=inner.dtype, device=inner.device) for n in (self.start, self.step))
+        local = start + inner * step
         return point, window, local.float(), (weight / total[point]).float()
 
 
@@ -182,7 +192,7 @@ class WindowedField(BoundField):
             kept = [i for i, corner in enumerate(self.windows.corners)
                     if all(low < axis.stop and low + n > axis.first
                            for low, n, axis in zip(corner, self.windows.size, spec.axes))]
-        windows = Windows(self.windows.size, tuple(self.windows.corners[i] for i in kept), self.windows.ramp)
+        windows = dataclasses.replace(self.windows, corners=tuple(self.windows.corners[i] for i in kept))
         return bind(self.model, windows, self.config, spec, self.decoder,
                     {name: value[kept] for name, value in self.latents.items()})
 
@@ -196,7 +206,7 @@ def bind(model: type[GeneralizableField], windows: Windows, config, spec: Spec, 
     with torch.no_grad():
         for name, value in field.latents.items():
             value.copy_(latents[name])
-    return field.to(next(decoder.parameters()).device).eval()
+    return field.to(next(iter(latents.values())).device).eval()
 
 
 @torch.no_grad()
@@ -212,7 +222,7 @@ def encode(model: GeneralizableField, signal: Signal, spec: Spec | None = None, 
     spec = spec or signal.spec
     if signal.spec.cameras is not None or not windows or signal.spec.shape == model.spec.shape:
         return model.field(model.encode([signal]), spec)
-    layout = Windows.over(signal.spec, model.spec.shape, overlap)
+    layout = Windows.over(signal.spec, model.spec, overlap)
     parts = layout.cut(signal)
     found = [model.encode(parts[i:i + AT_ONCE]) for i in range(0, len(parts), AT_ONCE)]
     latents = {name: torch.cat([part[name] for part in found]) for name in found[0]}

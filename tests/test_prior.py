@@ -52,7 +52,8 @@ def test_a_set_of_latents_knows_classes_by_name_or_by_folder(encoded, tmp_path):
     assert open_latents(place, model=model, classes="none").classes == ()
     (place / "warm").mkdir()
     shutil.move(place / "red_1.safetensors", place / "warm" / "a.safetensors")
-    assert open_latents(place, model=model).classes == (".", "warm")
+    assert open_latents(place, model=model, classes="folder").classes == (".", "warm")
+    assert open_latents(place, model=model).classes == ()           # neither all in folders, nor all named alike
     with pytest.raises(InrError, match="--classes"):
         open_latents(place, model=model, classes="colour")
 
@@ -80,18 +81,18 @@ def test_training_takes_noise_off_and_samples_follow_their_class(encoded):
     prior = trained(latents, dataclasses.replace(QUICK, steps=200))
     assert LatentValidation(latents).metrics(prior)["mse"] < 0.5        # the mean alone would make 1
     for name, sign in (("red", 1), ("blue", -1)):
-        drawn = prior.sample(4, name, seed=3, steps=20, guidance=1.0)
+        drawn = list(prior.sample(4, name, seed=3, steps=20, guidance=1.0))
         means = torch.stack([field.latents["tokens"].mean() for field in drawn])
         assert (sign * means > 1).all()
-    again = prior.sample(4, "blue", seed=3, steps=20, guidance=1.0)
-    other = prior.sample(1, "blue", seed=4, steps=20, guidance=1.0)
+    again = list(prior.sample(4, "blue", seed=3, steps=20, guidance=1.0))
+    other = list(prior.sample(1, "blue", seed=4, steps=20, guidance=1.0))
     assert torch.equal(again[0].latents["tokens"], drawn[0].latents["tokens"])
     assert not torch.equal(other[0].latents["tokens"], drawn[0].latents["tokens"])
     assert not torch.equal(drawn[0].latents["tokens"], drawn[1].latents["tokens"])
     with pytest.raises(InrError, match=r"no class 'rde'.*red"):
         prior.sample(1, "rde")
     with pytest.raises(InrError, match="--steps"):
-        prior.sample(1, steps=0)
+        list(prior.sample(1, steps=0))
 
 
 def test_the_sampler_ends_at_the_data_when_the_denoiser_knows_it(encoded):
@@ -100,7 +101,7 @@ def test_the_sampler_ends_at_the_data_when_the_denoiser_knows_it(encoded):
     prior = build_prior(PRIORS["latent-diffusion"], latents, TINY)
     truth = prior.standardised({"tokens": latents.latents["tokens"][:1]})
     prior._clean = lambda x, *_: {"tokens": truth["tokens"].expand_as(x["tokens"])}
-    drawn = prior.sample(2, steps=7)
+    drawn = list(prior.sample(2, steps=7))
     assert torch.allclose(drawn[1].latents["tokens"], latents.latents["tokens"][0], atol=1e-4)
 
 
@@ -136,7 +137,7 @@ def test_a_prior_is_an_archive_that_needs_nothing_else(encoded, tmp_path):
     path = archive.save(prior, tmp_path / "prior.safetensors")
     opened = archive.open(path)
     assert isinstance(opened, Prior) and opened.classes == ("blue", "red")
-    mine, its = (decode_all(p.sample(1, "red", steps=5)[0]) for p in (prior, opened))
+    mine, its = (decode_all(next(p.sample(1, "red", steps=5))) for p in (prior, opened))
     assert torch.allclose(mine, its, atol=1e-5)
     raw = bytearray(path.read_bytes())
     path.write_bytes(raw.replace(b'\\"blocks\\": 2', b'\\"blocks\\": 3'))
@@ -158,17 +159,26 @@ def test_train_and_sample_from_the_command_line(inr, folder, small, tmp_path):
     assert json.loads(out)["metrics"]["mse"] > 0
     status, out, err = inr("sample", "prior", "-n", 3, "-o", "drawn", "--steps", 3, "--json")
     assert status == 0, err
-    assert len(json.loads(out)["files"]) == 6 and Image.open(tmp_path / "drawn" / "2.png").size == (16, 16)
-    assert json.loads(inr("info", "drawn/1.safetensors", "--json")[1])["field"] == "lainr"
+    assert len(json.loads(out)["files"]) == 6 and Image.open(tmp_path / "drawn" / "0002.png").size == (16, 16)
+    assert json.loads(inr("info", "drawn/0001.safetensors", "--json")[1])["field"] == "lainr"
     status, out, err = inr("sample", "prior", "-n", 5, "-o", "sheet.png", "--steps", 3)
     assert status == 0 and Image.open(tmp_path / "sheet.png").size == (51, 34), err
-    for words, message in [(("prior", "-o", "drawn"), "--overwrite"), (("run", "-o", "x"), "holds no prior"),
-                           (("prior", "-o", "x", "--class", "tulips"), "no class"), (("prior",), "-o"),
-                           (("prior", "-o", "x.safetensors"), "-n 1"), (("prior", "-o", "x.wav"), "inr export")]:
+    for words, message in [
+            (("prior", "-o", "drawn"), "--overwrite"), (("run", "-o", "x"), "holds no prior"), (("prior",), "-o"),
+            (("prior", "-o", "x", "--class", "tulips"), "no class"), (("prior", "-o", "x.safetensors"), "-n 1"),
+            (("prior", "-o", "x", "--export", ".wav"), "cannot be written"),
+            (("prior", "-o", "x", "--guidance", 2), "--class"), (("prior", "-o", "x", "--seed", 1 << 64), "--seed")]:
         status, out, err = inr("sample", *words)
         assert status == 1 and message in err and len(err.strip().splitlines()) == 1, err
     status, _, err = inr("train", "latent-diffusion", "latents", "--crop", 2, 2)
     assert status == 1 and "--crop" in err
+    assert not (tmp_path / "x").exists()
+    status, out, err = inr("sample", "prior", "-n", 1, "-o", "drawn", "--steps", 3, "--overwrite", "--json")
+    assert status == 0 and len(list((tmp_path / "drawn").iterdir())) == 2, "what was drawn before is gone"
+    status, _, err = inr("train", "latent-diffusion", "latents", "--sheet", "-o", "other")
+    assert status == 1 and "inr sample" in err and not (tmp_path / "other").exists()
+    status, _, err = inr("crop", "prior", "x.safetensors", "--keep", 0)
+    assert status == 1 and "inr sample" in err
     status, _, err = inr("export", "prior", "out.png")
     assert status == 1 and "inr sample" in err
 
@@ -183,3 +193,61 @@ def test_frechet_distance_of_normals_is_the_closed_form():
     # |mean|² + Σ (σ₁ - σ₂)²
     assert frechet(one.numpy(), other.numpy()) == pytest.approx(1 + 3, rel=0.05)
     assert frechet(one.numpy(), other.numpy()) == pytest.approx(frechet(other.numpy(), one.numpy()))
+
+
+def test_latents_that_are_vectors_are_one_token_each(signals, tmp_path):
+    if "siren-hyper" not in MODELS:
+        pytest.skip("no model with vectors")
+    model = build_model(MODELS["siren-hyper"], signals.spec, {"hidden_features": 16, "layers": 3, "code_features": 16,
+                                                              "hyper_features": 16}).eval()
+    for i in range(4):
+        archive.save(encode(model, signals[i]), tmp_path / "codes" / f"{i}.safetensors")
+    prior = trained(open_latents(tmp_path / "codes"), dataclasses.replace(QUICK, steps=3, batch=4))
+    assert decode_all(next(prior.sample(1, steps=3))).shape == (16, 16, 3)
+
+
+def test_drawn_sounds_are_as_loud_as_the_middle_one(small, tmp_path):
+    from inr_scenes.signals.audio import AudioSignal
+
+    loud = [AudioSignal.from_array(torch.sin(torch.arange(800) / 9.0)[:, None].numpy() * peak, 8000)
+            for peak in (0.1, 0.9, 0.5)]
+    model = build_model(MODELS["lainr"], loud[0].spec, {**small, "patch": 50}).eval()
+    for i, sound in enumerate(loud):
+        archive.save(encode(model, sound), tmp_path / "sounds" / f"{i}.safetensors")
+    found = open_latents(tmp_path / "sounds")
+    assert found.spec.values == loud[2].spec.values
+
+
+def test_a_training_stops_when_the_error_is_small_enough_not_before(encoded):
+    place, model = encoded
+    config = dataclasses.replace(QUICK, steps=200, validate_every=5, until="mse=0.6")
+    latents = open_latents(place, model=model)
+    prior = build_prior(PRIORS["latent-diffusion"], latents, TINY)
+    scores = [step.metrics["mse"] for step in train_steps(prior, latents, config, drawer=LatentDrawer,
+                                                          validation=LatentValidation(latents)) if step.metrics]
+    assert len(scores) > 1 and scores[-1] <= 0.6 < min(scores[:-1])
+
+
+@pytest.mark.parametrize("key, value", [("windows", {"size": [float("inf")]}), ("role", "sgnal"), ("format", 1e999)])
+def test_a_damaged_header_is_one_line(encoded, key, value, tmp_path):
+    place, model = encoded
+    path = place / "red_1.safetensors"
+    raw = path.read_bytes()
+    length = int.from_bytes(raw[:8], "little")
+    head = json.loads(raw[8:8 + length])
+    inner = json.loads(head["__metadata__"][archive.KEY])
+    head["__metadata__"][archive.KEY] = json.dumps({**inner, key: value})
+    packed = json.dumps(head).encode()
+    path.write_bytes(len(packed).to_bytes(8, "little") + packed + raw[8 + length:])
+    with pytest.raises(InrError, match="damaged") as caught:
+        archive.open(path, model=model)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_a_header_cannot_ask_for_more_latents_than_there_are(encoded):
+    place, model = encoded
+    path = place / "red_1.safetensors"
+    raw = path.read_bytes()
+    path.write_bytes(raw.replace(b'\\"tokens\\": 8', b'\\"tokens\\": 9'))
+    with pytest.raises(InrError, match="not as many as the header says"):
+        archive.open(path, model=model)

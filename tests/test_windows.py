@@ -36,7 +36,7 @@ def model(signals, small):
 @pytest.mark.parametrize("shape", [(16, 40), (39, 16), (50, 61), (9, 30), (7, 5)])
 def test_windows_cover_every_sample_with_weights_that_sum_to_one(shape):
     spec = image(*shape).spec
-    windows = Windows.over(spec, (16, 16))
+    windows = Windows.over(spec, image(16, 16).spec)
     coords = torch.cat([spec.coords(torch.arange(spec.size)), torch.tensor([[-1.0, -1.0], [1.0, 1.0], [1.3, -1.2]])])
     point, window, local, weight = windows.covering(spec, coords)
     assert torch.allclose(torch.zeros(len(coords)).index_add(0, point, weight), torch.ones(len(coords)), atol=1e-6)
@@ -215,3 +215,53 @@ def test_training_on_parts_is_validated_on_whole_signals(picture, small, tmp_pat
               if step.metrics]
     assert net.spec.shape == (16, 16) and scores[-1] > 12
     assert decode_all(encode(net, held_out[0])).shape == (32, 32, 3)
+
+
+def test_parts_of_sounds_keep_each_sounds_own_scale():
+    sounds = [AudioSignal.from_array(torch.sin(torch.arange(900) / 9.0)[:, None].numpy() * peak, 8000)
+              for peak in (0.01, 0.9)]
+    parts = Parts(sounds[0].spec, (300,))
+    for sound in sounds:
+        values = parts(sound, 0).sample(torch.arange(300))[1]
+        assert 0.9 < values.abs().max() <= 1.001
+        assert torch.allclose(parts(sound, 0).stored(slice(None)).abs().amax(), sound.array().abs().amax(), rtol=0.01)
+
+
+def test_zoomed_sounds_are_averaged_too():
+    comb = torch.zeros(800, 1)
+    comb[::8] = 1.0
+    sound = AudioSignal.from_array(comb.numpy(), 8000)
+    part = Parts(sound.spec, (100,), 8.0)
+    part._cut = lambda values, generator: values
+    assert torch.allclose(part(sound, 0).stored(slice(None)), torch.full((100, 1), 0.125), atol=1e-4)
+
+
+def test_opacity_is_not_recoloured():
+    rgba = torch.rand(16, 16, 4)
+    rgba[..., 3] = 1.0
+    signal = ImageSignal.from_array(rgba.numpy())
+    parts = Parts(signal.spec, augment=True)
+    assert all((parts(signal, seed).array()[..., 3] == 1).all() for seed in range(8))
+
+
+def test_windows_speak_in_the_coordinates_that_the_model_was_trained_at(small):
+    from inr_scenes.signal import GridSignal
+    from inr_scenes.spec import Axis, Spec
+
+    spec = Spec("shape", (Axis(-0.375, 0.25, 4), Axis(-0.875, 0.25, 8), Axis(-0.875, 0.25, 8)), 3, 1)
+    net = build_model(MODELS["lainr"], spec, small).eval()
+    large = spec.replace(axes=tuple(Axis.regular(n) for n in (4, 14, 14)))
+    signal = GridSignal(large, torch.rand(large.size, 1))
+    field = encode(net, signal)
+    part = signal.array()[:, :8, :8].reshape(-1, 1)
+    alone = encode(net, GridSignal(spec, part))
+    assert torch.allclose(field.latents["tokens"][0], alone.latents["tokens"], atol=1e-5)
+    assert torch.allclose(decode_all(field)[:, 2, 2], decode_all(alone)[:, 2, 2], atol=1e-5)
+
+
+def test_models_without_weights_in_their_decoder_are_windowed_too(signals):
+    if "learned-init" not in MODELS:
+        pytest.skip("no such model")
+    changes = {"hidden_features": 16, "layers": 3, "inner_points": 0}
+    net = build_model(MODELS["learned-init"], signals.spec, changes).eval()
+    assert decode_all(encode(net, image(20, 30))).shape == (20, 30, 3)

@@ -22,10 +22,12 @@ class Output:
 
 
 def parse(parts: Sequence[type], arguments: Sequence[str], *, prog: str, description: str,
-          positional: Sequence[str] = (), defaults: Mapping[str, Any] | None = None) -> dict[type, Any]:
+          positional: Sequence[str] = (), defaults: Mapping[str, Any] | None = None,
+          aliases: Mapping[str, Sequence[str]] | None = None) -> dict[type, Any]:
     """Parse `arguments` into one instance of each dataclass in `parts`, all flags in one flat namespace.
 
-    positional: names of fields taken by position. defaults: over the classes' own. Exits with status 2 on usage errors.
+    positional: names of fields taken by position. defaults: over the classes' own. aliases: further flags of fields.
+    Exits with status 2 on usage errors.
     """
     import tyro
 
@@ -41,8 +43,8 @@ def parse(parts: Sequence[type], arguments: Sequence[str], *, prog: str, descrip
                 raise InrError(f"{cls.__name__} and {homes[f.name].__name__} both have an option {f.name!r}; "
                                f"the plugin that brought one of them must rename it.")
             homes[f.name] = cls
-            aliases = ["-o"] if f.name == "output" and f.name not in positional else None
-            hint = Annotated[hints[f.name], tyro.conf.arg(help=help_of(cls).get(f.name, ""), aliases=aliases)]
+            also = ["-o"] if f.name == "output" and f.name not in positional else (aliases or {}).get(f.name)
+            hint = Annotated[hints[f.name], tyro.conf.arg(help=help_of(cls).get(f.name, ""), aliases=also)]
             if f.name in positional:
                 hint = tyro.conf.Positional[hint]
             default = defaults.get(f.name, f.default if f.default is not dataclasses.MISSING else
@@ -94,7 +96,7 @@ def emit(result: Mapping[str, Any], as_json: bool) -> None:
         return
     for key in ("archive", "output"):
         if key in result:
-            details = {k: v for k, v in result.items() if k != key}
+            details = {k: v for k, v in result.items() if k != key and not _long(v)}
             if details:
                 note("  ".join(_pairs(details)))
             sys.stdout.write(f"{result[key]}\n")
@@ -103,6 +105,11 @@ def emit(result: Mapping[str, Any], as_json: bool) -> None:
         sys.stdout.write("\n".join(_tables(result)) + "\n")
     else:
         sys.stdout.write("\n".join(_pairs(result)) + "\n")
+
+
+def _long(value) -> bool:
+    """Say whether a value is a list of results too long to read; --json has it."""
+    return isinstance(value, (Mapping, list)) and len(value) > 12
 
 
 def note(text: str) -> None:

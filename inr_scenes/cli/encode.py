@@ -140,7 +140,7 @@ def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: d
     signal.to(field.device)
     share = options.bits if options.share else None
     facts = {"signal": str(path), "kind": signal.kind, "steps": options.steps,
-             "seconds": round(sum(seconds.values()), 3), "model": str(options.archive)}
+             "seconds": round(sum(seconds.values()), 3), "model": _name(options.archive)}
     if share is not None:                           # measured as it will be opened: from the quantised latents
         save(field, target, fit=facts, share=share)
         field = open(target, model=model, device=options.device)
@@ -155,6 +155,12 @@ def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: d
     return result
 
 
+def _name(archive: str) -> str:
+    """Return how a model is found again from any folder: a trained model's name, else where its archive lies."""
+    path = Path(archive).expanduser()
+    return str(path.resolve()) if path.exists() else archive
+
+
 def _load(model, signal_cls, path: str, options: Encode, load: dict[str, Any]):
     """Return the signal, and the part of it that is encoded."""
     from ..generalizable import SupportViews
@@ -164,6 +170,8 @@ def _load(model, signal_cls, path: str, options: Encode, load: dict[str, Any]):
             raise InrError("--views chooses support views of light fields; this model encodes whole signals.")
         signal = signal_cls.load(Path(path).expanduser(), **load)
         return signal, signal
+    if options.overlap != Encode.overlap or not options.windows:
+        raise InrError("--overlap and --no-windows are for signals on a grid, not for light fields.")
     load = {"size": tuple(model.spec.meta["view_shape"]), **load}
     signal = signal_cls.load(Path(path).expanduser(), like=model.spec, **load)
     views = options.views or _spread(len(signal.spec.cameras), 5)

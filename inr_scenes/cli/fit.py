@@ -1,7 +1,7 @@
 """inr fit FIELD SIGNAL: fit one field to one signal."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -138,6 +138,13 @@ def names(arguments: Sequence[str], config: Mapping[str, Any], known: Sequence[t
     signal = next((i for i in places if i != at), None)
     rest = [a for i, a in enumerate(arguments) if i not in (at, signal)]
     return field, config.get("signal") if signal is None else arguments[signal], rest
+
+
+def held_back(options, signals: int, given: Collection[str]):
+    """Return options of a training whose default of signals held out for validation is no more than a fifth of all."""
+    if "validation" in given:
+        return options
+    return dataclasses.replace(options, validation=min(options.validation, signals // 5))
 
 
 def flags(arguments: Sequence[str]) -> set[str]:

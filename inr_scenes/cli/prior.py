@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InrError, suggestion
-from .common import Output, parse
-from .fit import check_config, describe, flags, section_of, values, wants_help
+from .common import Output, note, parse
+from .fit import check_config, describe, flags, held_back, section_of, values, wants_help
 from .run import Run, RunOptions, budget, execute, plain
 
 OF_SIGNALS = {"points", "views", "crop", "zoom", "augment"}     # settings that say what is seen of signals
@@ -48,6 +48,8 @@ def train(name: str, folder: str | None, arguments: Sequence[str], config: Mappi
     if run.preset not in cls.presets():
         raise InrError(f"{name} has no preset {run.preset!r}.{suggestion(run.preset, cls.presets())} "
                        f"Known: {', '.join(cls.presets())}.")
+    if run.sheet:
+        raise InrError("--sheet shows a reconstruction, and a prior reconstructs nothing: inr sample draws a sheet.")
     target = Run(run, f"{Path(folder).expanduser().resolve().name}-{name}")
     found = open_latents(folder, model=options.model, classes=options.classes)
     recipe = cls.suggest(found, run.preset)
@@ -55,7 +57,9 @@ def train(name: str, folder: str | None, arguments: Sequence[str], config: Mappi
     chosen = parse(parts, arguments, prog=command, description=describe(cls), defaults=budget(defaults, given))
     settings = chosen[TrainConfig]
     check(settings)
+    options = held_back(options, len(found), given | section_of(config, "load").keys())
     training, held_out = found.split(options.validation, settings.seed)
+    note(f"{len(training)} signals, {len(held_out)} held out; classes: {', '.join(found.classes) or 'none'}")
     prior = build_prior(cls, training, values(chosen[cls.Config]), seed=settings.seed)
     validation = LatentValidation(held_out)
     record = {"field": name, "signal": str(Path(folder).expanduser().resolve()),

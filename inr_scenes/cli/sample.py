@@ -8,8 +8,10 @@ from typing import Any
 
 from ..errors import InrError
 from .common import Output, parse
+from .fit import flags
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+DIGITS = 4                          # of the numbers that name the files of a folder
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,12 @@ class Sample:
     """How many signals."""
     of_class: str | None = None
     """Their class; default: any."""
-    steps: int = 50
-    """Steps of the sampler."""
+    steps: int | None = None
+    """Steps of the sampler; default: 50, or as many as the prior has."""
     guidance: float = 2.5
-    """How far samples are led towards their class; 1: not beyond what was learned of it."""
+    """With --class: how far samples are led towards it; 1: not beyond what was learned of it."""
     export: str | None = None
-    """Folders: also export each signal to a file of this suffix; default: .png for images."""
+    """Of a folder: also export each signal to a file of this suffix; default: .png for images."""
     seed: int = 0
     """Another seed draws others."""
     overwrite: bool = False
@@ -43,20 +45,23 @@ def run(arguments: list[str]) -> dict[str, Any]:
     from ..archive import open
     from ..prior import Prior
 
-    short = {"-n": "--count", "--n": "--count", "--class": "--of-class"}
-    arguments = [short.get(a, a) for a in arguments]
     options = parse((Sample, Output), arguments, prog="sample", description=run.__doc__ or "",
-                    positional=("archive",))[Sample]
+                    positional=("archive",), aliases={"count": ["-n"], "of_class": ["--class"]})[Sample]
+    given = flags(arguments)
     if options.output is None:
         raise InrError("name where to write with -o: a folder, a .png for a sheet, or one .safetensors.")
     if options.count < 1 or options.seed < 0:
         raise InrError("-n must be at least 1 and --seed at least 0.")
     output = Path(options.output).expanduser()
-    suffix = output.suffix.lower()
+    suffix = output.suffix.lower() if output.suffix.lower() in (".safetensors", *PICTURES) else ""
+    if not suffix and output.is_file():
+        raise InrError(f"{output} is a file; -o names a folder, a picture or one .safetensors.")
+    if suffix and options.export:
+        raise InrError(f"--export adds files to a folder; {output} is one file.")
+    if options.of_class is None and "guidance" in given:
+        raise InrError("--guidance leads samples towards a class; give --class too.")
     if suffix == ".safetensors" and options.count > 1:
         raise InrError(f"{options.count} need a folder, as -o {output.with_suffix('')}; a file holds one, -n 1.")
-    if suffix and suffix not in (".safetensors", *PICTURES):
-        raise InrError(f"{output} is no folder, .safetensors or picture; inr export writes {suffix} of a sample.")
     if output.exists() and not options.overwrite and not (output.is_dir() and not any(output.iterdir())):
         raise InrError(f"{output} is there already. Replace it with --overwrite or choose another place with -o.")
     prior = open(options.archive, device=options.device)
@@ -64,39 +69,50 @@ def run(arguments: list[str]) -> dict[str, Any]:
         raise InrError(f"{options.archive} holds no prior; inr train latent-diffusion makes them.")
     if suffix in PICTURES and prior.spec.kind != "image":
         raise InrError(f"A sheet shows images; this prior draws signals of kind {prior.spec.kind!r}. Name a folder.")
+    exported = _exported(prior, options, suffix)
     start = time.perf_counter()
     fields = prior.sample(options.count, options.of_class, options.seed, steps=options.steps,
                           guidance=options.guidance)
-    seconds = time.perf_counter() - start
-    result = {"output": str(output), "field": prior.name, "signals": len(fields), "class": options.of_class,
-              "seconds": round(seconds, 3)}
-    if suffix in PICTURES:
-        _sheet(fields, output)
-        return result
-    return result | {"files": [str(path) for path in _write(fields, output, options, prior)]}
+    files = _sheet(fields, output) if suffix in PICTURES else _write(fields, output, options, prior, exported)
+    return {"output": str(output), "field": prior.name, "signals": options.count, "class": options.of_class,
+            "seconds": round(time.perf_counter() - start, 3), "files": [str(path) for path in files]}
 
 
-def _write(fields, output: Path, options: Sample, prior) -> list[Path]:
-    """Write an archive a field, and what it is exported to."""
+def _exported(prior, options: Sample, suffix: str) -> str:
+    """Return the suffix that each signal in a folder is exported to, "" for none; refuse one that cannot be."""
+    from ..plugins import find_exporter
+
+    if suffix:
+        return ""
+    wanted = options.export or (".png" if prior.spec.kind == "image" else "")
+    wanted = wanted if not wanted or wanted.startswith(".") else f".{wanted}"
+    if wanted:
+        find_exporter(prior.spec.kind, wanted)
+    return wanted
+
+
+def _write(fields, output: Path, options: Sample, prior, exported: str) -> list[Path]:
+    """Write an archive a field, and what it is exported to, in the place of what was drawn there before."""
     from ..archive import save
     from ..export import export
 
     facts = {"drawn from": str(options.archive), "class": options.of_class or "", "seed": options.seed,
              "kind": prior.spec.kind}
-    if output.suffix:
-        return [save(fields[0], output, fit=facts)]
-    suffix = options.export or (".png" if prior.spec.kind == "image" else "")
-    suffix = suffix if not suffix or suffix.startswith(".") else f".{suffix}"
+    if output.suffix.lower() == ".safetensors":
+        return [save(next(fields), output, fit=facts)]
+    for old in output.glob("*") if output.is_dir() else ():
+        if old.is_file() and old.stem.isdigit() and len(old.stem) == DIGITS:
+            old.unlink()
     written = []
     for i, field in enumerate(fields):
-        place = output / f"{i:0{len(str(len(fields) - 1))}}.safetensors"
+        place = output / f"{i:0{DIGITS}}.safetensors"
         written.append(save(field, place, fit={**facts, "number": i}))
-        if suffix:
-            written.append(export(field, place.with_suffix(suffix)))
+        if exported:
+            written.append(export(field, place.with_suffix(exported)))
     return written
 
 
-def _sheet(fields, output: Path) -> None:
+def _sheet(fields, output: Path) -> list[Path]:
     """Write one picture of all images, in rows."""
     import numpy as np
 
@@ -112,3 +128,4 @@ def _sheet(fields, output: Path) -> None:
             for row in (images[i:i + columns] for i in range(0, len(images), columns))]
     with atomic(output) as temporary:
         write_image(temporary, np.concatenate(rows))
+    return [output]

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InrError, suggestion
 from .common import Output, note, parse
-from .fit import Names, check_config, configuration, describe, flags, names, section_of, values, wants_help
+from .fit import Names, check_config, configuration, describe, flags, held_back, names, section_of, values, wants_help
 from .run import Run, RunOptions, budget, execute, plain
 
 
@@ -73,6 +73,7 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     recipe = cls.suggest(found[0], options.preset)
     defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **section_of(config, "fit")}
     chosen = parse(parts, rest, prog=command, description=describe(cls), defaults=budget(defaults, flags(rest)))
+    chosen[SetOptions] = held_back(chosen[SetOptions], len(found), flags(rest) | section_of(config, "set").keys())
     return _train(target, cls, found, folder, chosen, signal_cls)
 
 

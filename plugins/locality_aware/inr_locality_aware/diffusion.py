@@ -37,7 +37,8 @@ class Denoiser(nn.Module):
 
     def forward(self, noisy: Latents, step: Tensor, label: Tensor) -> Latents:
         """Map noisy latents (B, …, features), noise steps (B,) and classes (B,) to what they were before the noise."""
-        tokens = torch.cat([self.inputs[name](value.flatten(1, -2)) for name, value in noisy.items()], 1) + self.places
+        rows = {name: value.reshape(len(value), -1, value.shape[-1]) for name, value in noisy.items()}
+        tokens = torch.cat([self.inputs[name](value) for name, value in rows.items()], 1) + self.places
         half = self.places.shape[-1] // 2
         turns = torch.exp(torch.linspace(0, math.log(self.steps), half, device=step.device))
         angles = step[:, None] / self.steps * turns
@@ -76,8 +77,8 @@ class LatentDiffusion(Prior):
 
     def __init__(self, config, like: BoundField, classes: tuple[str, ...] = ()):
         super().__init__(config, like, classes)
-        if not 0 <= config.drop_class <= 1:
-            raise InrError("--drop-class is a share, from 0 to 1.")
+        if not 0 < config.drop_class <= 1:
+            raise InrError("--drop-class is a share above 0, up to 1: without it nothing is known of any class at all.")
         self.denoiser = Denoiser(config, {name: tuple(v.shape) for name, v in like.latents.items()}, len(classes))
         scale = 1000 / config.diffusion_steps
         noise = torch.linspace(1e-4 * scale, min(0.999, 0.02 * scale), config.diffusion_steps, dtype=torch.float64)
@@ -95,19 +96,17 @@ class LatentDiffusion(Prior):
         errors = sum((guess[name] - value).square().sum() for name, value in clean.items())
         return errors / sum(value.numel() for value in clean.values())
 
-    def draw(self, count: int, label: int | None, generator: torch.Generator, *, steps: int = 50,
-             guidance: float = 2.5, batch: int = 32) -> Latents:
-        """Return `count` standardised latents by `steps` deterministic steps (DDIM).
+    def draw(self, count: int, label: int | None, generator: torch.Generator, *, steps: int | None = None,
+             guidance: float = 2.5) -> Latents:
+        """Return `count` standardised latents by deterministic steps (DDIM), 50 unless told.
 
         guidance: how far to go from what any class would be towards the one asked for; 1: the class alone.
         """
+        steps = min(50, self.config.diffusion_steps) if steps is None else steps
         if not 1 <= steps <= self.config.diffusion_steps:
             raise InrError(f"--steps {steps} is not possible: 1 to {self.config.diffusion_steps}.")
-        parts = [self._draw(min(batch, count - low), label, generator, steps, guidance)
-                 for low in range(0, count, batch)]
-        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    def _draw(self, count: int, label: int | None, generator, steps: int, guidance: float) -> Latents:
+        if not math.isfinite(guidance):
+            raise InrError(f"--guidance {guidance} is not a number.")
         x = {name: torch.randn((count, *value.shape), generator=generator, device=self.device)
              for name, value in self.like.latents.items()}
         for step, following in self._levels(steps):
@@ -123,10 +122,12 @@ class LatentDiffusion(Prior):
         n = len(next(iter(x.values())))
         levels = torch.full((n,), float(step), device=self.device)
         anything = torch.full((n,), len(self.classes), device=self.device)
-        free = self.denoiser(x, levels, anything)
-        if label is None or guidance == 0:
-            return free
+        if label is None:
+            return self.denoiser(x, levels, anything)
         led = self.denoiser(x, levels, torch.full_like(anything, label))
+        if guidance == 1:
+            return led
+        free = self.denoiser(x, levels, anything)
         return {name: free[name] + guidance * (value - free[name]) for name, value in led.items()}
 
     def _levels(self, steps: int) -> Iterator[tuple[int, int]]:
