@@ -44,7 +44,8 @@ def encode(latents: Path) -> None:
 def train(latents: Path, prior: Path, options) -> None:
     """Train the prior."""
     _run("train", "latent-diffusion", str(latents), "--model", MODEL, "--seconds", str(options.minutes * 60),
-         "--precision", "auto", "--validation", "200", "-o", str(prior), "--save-every", "120",
+         "--width", "192", "--blocks", "4", "--heads", "3", "--precision", "auto", "--validation", "200",
+         "--validate-every", "500", "-o", str(prior), "--save-every", "120",
          *(["--resume"] if options.resume else []))
 
 
