@@ -21,8 +21,8 @@ from image_study import machine
 
 from inr_scenes.archive import open
 from inr_scenes.cli import main as inr
+from inr_scenes.latents import LatentSet, open_latents
 from inr_scenes.metrics import frechet
-from inr_scenes.prior import LatentSet, open_latents
 from inr_scenes.validation import spread
 
 ROOT = Path(__file__).parents[1]

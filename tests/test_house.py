@@ -29,6 +29,7 @@ FLOORS = [
     {"builtin", "api", "track", "dataset", "validation"},
     {"batches"},
     {"train", "views"},
+    {"latents"},
     {"prior"},
     {"cli", "testing", "viewer", "nerfstudio"},
     {"__init__", "__main__"},

@@ -12,8 +12,9 @@ from inr_scenes import archive
 from inr_scenes.errors import InrError
 from inr_scenes.field import decode_all
 from inr_scenes.generalizable import build_model
+from inr_scenes.latents import LatentDrawer, LatentValidation, open_latents
 from inr_scenes.plugins import host
-from inr_scenes.prior import LatentDrawer, LatentValidation, Prior, build_prior, open_latents
+from inr_scenes.prior import Prior, build_prior
 from inr_scenes.train import TrainConfig, train_steps
 from inr_scenes.windows import encode
 

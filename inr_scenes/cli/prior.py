@@ -28,8 +28,9 @@ class LatentOptions:
 
 def train(name: str, folder: str | None, arguments: Sequence[str], config: Mapping[str, Any]) -> dict[str, Any]:
     """Train a prior on a folder of archives that one model encoded."""
+    from ..latents import LatentDrawer, LatentValidation, open_latents
     from ..plugins import find_prior
-    from ..prior import LatentDrawer, LatentValidation, build_prior, open_latents
+    from ..prior import build_prior
     from ..train import TrainConfig, check, train_steps
 
     cls = find_prior(name)

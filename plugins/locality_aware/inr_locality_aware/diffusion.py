@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from inr_scenes.errors import InrError
 from inr_scenes.field import Recipe
 from inr_scenes.generalizable import BoundField, Latents
-from inr_scenes.prior import LatentBatch, LatentSet, Prior
+from inr_scenes.latents import LatentBatch, LatentSet
+from inr_scenes.prior import Prior
 
 from .encoder import Block
 from .sizes import Sizes
