@@ -72,7 +72,7 @@ def measure(latents: Path, prior: Path, options) -> None:
         "noise of the latents' mean and deviation": frechet(real["held out"], features(
             model.restored({"tokens": noise})["tokens"])),
     }
-    facts = {"signals of each row": count, "machine": machine(), "prior": open_fit(prior), "distance": rows, "reconstruction": reconstruction(found)}
+    facts = {"signals of each row": count, "machine": machine("cpu"), "prior": open_fit(prior), "distance": rows, "reconstruction": reconstruction(found)}
     RESULTS.joinpath("generate.json").write_text(json.dumps(facts, indent=1) + "\n")
     print("| compared with held-out flowers | Fréchet distance |\n|---|---|")
     print("\n".join(f"| {name} | {value:.3f} |" for name, value in rows.items()))

@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=6)
     parser.add_argument("--scratch", type=Path, default=Path("runs"), help="folder for shared latents")
     options = parser.parse_args()
-    facts = {"machine": machine(), **{"image": image, "views": views}[options.model](options)}
+    facts = {"machine": machine("cpu"), **{"image": image, "views": views}[options.model](options)}
     RESULTS.joinpath(f"pretrained-{options.model}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 
