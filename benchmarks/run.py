@@ -34,6 +34,8 @@ SECTIONS = {
     "gpu": ("gpu.py", "--only ceilings training steps", True),
     "generalizable": ("generalizable.py --parts compare ablations speed decode --seeds 2", "--seeds 1 --steps 300",
                       False),
+    "trained-models": ("pretrained.py image", "--photos kodim23 --refined 2", False),
+    "generation": ("generate.py", "--minutes 2", False),
 }
 
 
