@@ -241,14 +241,10 @@ def _open_shared(path, head, tensors, model, make) -> "Field":
                    for name, value in empty.latents.items()}
         with torch.random.fork_rng(devices=[]):
             field = make()
-        field.decoder.load_state_dict(model.decoder.state_dict())
+        return field.filled(model.decoder, latents)
     except (KeyError, ValueError, RuntimeError, TypeError, OverflowError, MemoryError) as error:
         reason = str(error).splitlines()[0]
         raise InrError(f"{path} is damaged: its latents are not whole ({reason}).") from None
-    with torch.no_grad():
-        for name, value in field.latents.items():
-            value.copy_(latents[name])
-    return field
 
 
 def _check_shapes(path, make, configs, spec, shapes) -> None:

@@ -88,9 +88,15 @@ class SignalSet:
 
     def split(self, held_out: int, seed: int = 0) -> tuple["Subset", "Subset"]:
         """Return (the rest, `held_out` signals chosen by `seed`); at least one stays for training."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
-        held_out = max(0, min(held_out, len(self) - 1))
-        return self.part(sorted(order[held_out:])), self.part(sorted(order[:held_out]))
+        training, rest = split_numbers(len(self), held_out, seed)
+        return self.part(training), self.part(rest)
+
+
+def split_numbers(count: int, held_out: int, seed: int) -> tuple[list[int], list[int]]:
+    """Return the numbers below `count` for training, at least one, and the `held_out` ones chosen by `seed`."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
+    held_out = max(0, min(held_out, count - 1))
+    return sorted(order[held_out:]), sorted(order[:held_out])
 
 
 @dataclass(frozen=True)

@@ -33,17 +33,53 @@ class Decoder(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} must implement forward")
 
 
-class GeneralizableField(nn.Module):
+class SetModel(nn.Module):
+    """What is trained on a set of signals, and is no field itself: a generalizable field, or a prior over latents."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type] = NoConfig
+    role: ClassVar[str]                     # what an archive says it holds
+
+    @classmethod
+    def presets(cls) -> tuple[str, ...]:
+        """Names `suggest` understands."""
+        return ("fast", "published")
+
+    def enrol(self, count: int) -> None:
+        """Learn how many training signals there are, before a training."""
+
+    def facts(self) -> dict[str, Any]:
+        """Return what an archive's header says besides config and spec."""
+        return {"role": self.role}
+
+    def notes(self) -> list[str]:
+        """Return lines for whoever trained this field."""
+        return []
+
+    def baked(self) -> Self:
+        """Return what is saved."""
+        return self
+
+    @property
+    def parameter_count(self) -> int:
+        """Number of trainable numbers."""
+        return sum(p.numel() for p in self.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights live."""
+        return next(self.parameters()).device
+
+
+class GeneralizableField(SetModel):
     """An encoder from signals to latents and a decoder from coordinates and latents to values.
 
     A subclass gives `name`, `Config`, `make_decoder`, `latent_shapes` and `encode`. `spec` is that of the training
     signals; other sizes may be encoded where the encoder takes them.
     """
 
-    name: ClassVar[str]
-    Config: ClassVar[type] = NoConfig
     kinds: ClassVar[frozenset[str] | None] = None
-    role: ClassVar[str] = "model"           # what an archive says it holds
+    role: ClassVar[str] = "model"
 
     def __init__(self, config, spec: Spec):
         super().__init__()
@@ -96,11 +132,7 @@ class GeneralizableField(nn.Module):
         """
         with torch.random.fork_rng(devices=[]):         # the decoder's first weights are not kept
             bound = BoundField(type(self), config or self.config, spec)
-        bound.decoder.load_state_dict(self.decoder.state_dict())
-        with torch.no_grad():
-            for name, value in bound.latents.items():
-                value.copy_(latents[name][item])
-        return bound.to(self.device).eval()
+        return bound.filled(self.decoder, {name: value[item] for name, value in latents.items()})
 
     @classmethod
     def with_tokens(cls, config, count: int):
@@ -110,9 +142,6 @@ class GeneralizableField(nn.Module):
     def training_latents(self, signals: Sequence[Signal], numbers: Tensor) -> Latents:
         """Return latents of training signals; `numbers` are their places in the set (an auto-decoder looks them up)."""
         return self.encode(signals)
-
-    def enrol(self, count: int) -> None:
-        """Learn how many training signals there are, before a training."""
 
     def penalty(self, latents: Latents) -> Tensor | float:
         """Return a regulariser added to the data term."""
@@ -124,42 +153,15 @@ class GeneralizableField(nn.Module):
         predicted = self.decode(batch.coords, latents)
         return torch.nn.functional.mse_loss(predicted.float(), batch.values) + self.penalty(latents)
 
-    def facts(self) -> dict[str, Any]:
-        """Return what an archive's header says besides config and spec."""
-        return {"role": self.role}
-
     @classmethod
     def suggest(cls, signal: Signal, preset: str) -> Recipe:
         """Return settings for a set of signals like this one: changes to Config and to TrainConfig."""
         return Recipe()
 
     @classmethod
-    def presets(cls) -> tuple[str, ...]:
-        """Names `suggest` understands."""
-        return ("fast", "published")
-
-    @classmethod
     def fast_path(cls, device: torch.device) -> str | None:
         """Return what decodes signals of this class, in half precision, on a device; none: plain torch."""
         return None
-
-    def notes(self) -> list[str]:
-        """Return lines for whoever trained this field."""
-        return []
-
-    def baked(self) -> "GeneralizableField":
-        """Return what is saved."""
-        return self
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of trainable numbers."""
-        return sum(p.numel() for p in self.parameters())
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-        return next(self.parameters()).device
 
 
 class BoundField(Field):
@@ -204,13 +206,18 @@ class BoundField(Field):
         values = self.decoder(coords.reshape(1, -1, coords.shape[-1]), self.context())
         return values.reshape(*coords.shape[:-1], -1)
 
+    def filled(self, decoder: nn.Module, latents: Latents) -> Self:
+        """Take a decoder's weights and these latents; returns self, where the latents are."""
+        self.decoder.load_state_dict(decoder.state_dict())
+        with torch.no_grad():
+            for name, value in self.latents.items():
+                value.copy_(latents[name])
+        return self.to(next(iter(latents.values())).device).eval()
+
     def replaced(self, latents: Latents) -> Self:
         """Return a copy of the field with other latents."""
         field, field._context = copy.deepcopy(self), None
-        with torch.no_grad():
-            for name, value in field.latents.items():
-                value.copy_(latents[name])
-        return field.eval()
+        return field.filled(self.decoder, latents)
 
     def tune(self, what: str) -> "BoundField":
         """Choose what a fit changes: "latents" (the decoder stays) or "all"; returns self."""
@@ -229,24 +236,24 @@ class BoundField(Field):
         """
         spec = self.spec if box is None else self.spec.cropped(box)
         tokens = range(len(next(iter(self.latents.values()))))
-        if keep is None and drop is None:
-            kept = needed_tokens(self, spec)
-        else:
-            unknown = {*(keep or ()), *(drop or ())} - {*tokens}
-            kept = [i for i in tokens if (keep is None or i in keep) and (drop is None or i not in drop)]
-            if unknown or not kept:
-                raise InrError(f"There are the tokens 0 to {len(tokens) - 1}, of which at least one must stay.")
+        kept = needed_tokens(self, spec) if keep is None and drop is None else \
+            chosen(len(tokens), keep, drop, "tokens")
         field = BoundField(self.model, self.model.with_tokens(self.config, len(kept)), spec)
-        field.decoder.load_state_dict(self.decoder.state_dict())
-        with torch.no_grad():
-            for name, value in field.latents.items():
-                value.copy_(self.latents[name][kept])
-        return field.to(self.device).eval()
+        return field.filled(self.decoder, {name: value[kept] for name, value in self.latents.items()})
 
     @property
     def device(self) -> torch.device:
         """Where the latents live."""
         return next(iter(self.latents.values())).device
+
+
+def chosen(count: int, keep: Iterable[int] | None, drop: Iterable[int] | None, what: str) -> list[int]:
+    """Return which of `count` parts stay when only some are kept, or some dropped; `what` they are, for a message."""
+    keep, drop = range(count) if keep is None else {*keep}, {*(drop or ())}
+    kept = [i for i in range(count) if i in keep and i not in drop]
+    if not kept or {*keep, *drop} - {*range(count)}:
+        raise InrError(f"There are the {what} 0 to {count - 1}, of which at least one must stay.")
+    return kept
 
 
 def template(spec: Spec) -> Spec:

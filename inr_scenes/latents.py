@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .archive import header, locate, open
 from .batches import Drawer
+from .dataset import split_numbers
 from .errors import InrError, suggestion
 from .generalizable import BoundField, GeneralizableField, Latents, digest
 from .spec import Spec
@@ -51,9 +52,8 @@ class LatentSet:
 
     def split(self, held_out: int, seed: int = 0) -> tuple["LatentSet", "LatentSet"]:
         """Return (the rest, `held_out` signals chosen by `seed`); at least one stays for training."""
-        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).tolist()
-        held_out = max(0, min(held_out, len(self) - 1))
-        return self.part(sorted(order[held_out:])), self.part(sorted(order[:held_out]))
+        training, rest = split_numbers(len(self), held_out, seed)
+        return self.part(training), self.part(rest)
 
 
 def open_latents(folder, *, model=None, classes: str = "auto") -> LatentSet:

@@ -5,26 +5,24 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import InrError, suggestion
-from .field import NoConfig, Recipe
-from .generalizable import BoundField, Latents
+from .field import Recipe
+from .generalizable import BoundField, Latents, SetModel
 from .latents import LatentBatch, LatentSet
 from .settings import to_dict
 
 AT_ONCE = 32                        # signals drawn together
 
 
-class Prior(nn.Module):
+class Prior(SetModel):
     """A distribution over the latents of a model's signals, with the decoder that makes fields of them.
 
     A subclass gives `name`, `Config`, `loss` and `draw`. like: an encoded signal, whose decoder and domain drawn ones
     share; its latents' values do not matter. classes: names of the classes, empty when there are none.
     """
 
-    name: ClassVar[str]
-    Config: ClassVar[type] = NoConfig
     role: ClassVar[str] = "prior"
 
     def __init__(self, config, like: BoundField, classes: tuple[str, ...] = ()):
@@ -87,38 +85,12 @@ class Prior(nn.Module):
         """Return settings for a set of latents: changes to Config and to TrainConfig."""
         return Recipe()
 
-    @classmethod
-    def presets(cls) -> tuple[str, ...]:
-        """Names `suggest` understands."""
-        return ("fast", "published")
-
-    def enrol(self, count: int) -> None:
-        """A prior needs no place for each signal."""
-
-    def notes(self) -> list[str]:
-        """Return lines for whoever trained this prior."""
-        return []
-
-    def baked(self) -> "Prior":
-        """Return what is saved."""
-        return self
-
     def stored(self, *_, **__) -> Tensor:
         """Refuse: a prior is no field before a signal has been drawn."""
         raise InrError(f"This is a {self.name} prior over signals, not one signal. Draw some: "
                        f"inr sample ARCHIVE -n 4 -o OUT")
 
     crop = extend = joined = stored         # nor is there anything to keep or to add
-
-    @property
-    def parameter_count(self) -> int:
-        """Number of stored weights, the decoder's included."""
-        return sum(p.numel() for p in self.parameters())
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights live."""
-        return next(self.parameters()).device
 
 
 def build_prior(cls: type[Prior], latents: LatentSet, changes: dict[str, Any] | None = None, seed: int = 0) -> Prior:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .device import rows_at_once
 from .errors import InrError
-from .generalizable import BoundField, Decoder, GeneralizableField, Latents
+from .generalizable import BoundField, Decoder, GeneralizableField, Latents, chosen
 from .signal import GridSignal, Signal
 from .spec import Axis, Box, Spec
 
@@ -156,8 +156,8 @@ class WindowedField(BoundField):
         for group in torch.arange(len(found), device=window.device).split(max(1, rows_at_once(self.device) // most)):
             real = slots < counts[group, None]
             filled = (ends[group] - counts[group])[:, None] + slots.minimum(counts[group, None] - 1)
-            chosen = {name: value[places[group]] for name, value in context.items()}
-            parts.append(self.decoder(local[filled], chosen)[real])
+            own = {name: value[places[group]] for name, value in context.items()}
+            parts.append(self.decoder(local[filled], own)[real])
         return torch.cat(parts)
 
     def _contexts(self, found: Tensor) -> tuple[Latents, Tensor]:
@@ -183,11 +183,7 @@ class WindowedField(BoundField):
         """
         spec = self.spec if box is None else self.spec.cropped(box)
         if keep is not None or drop is not None:
-            everything = range(len(self.windows))
-            unknown = {*(keep or ()), *(drop or ())} - {*everything}
-            kept = [i for i in everything if (keep is None or i in keep) and (drop is None or i not in drop)]
-            if unknown or not kept:
-                raise InrError(f"There are the windows 0 to {len(self.windows) - 1}, of which at least one must stay.")
+            kept = chosen(len(self.windows), keep, drop, "windows")
         else:
             kept = [i for i, corner in enumerate(self.windows.corners)
                     if all(low < axis.stop and low + n > axis.first
@@ -202,11 +198,7 @@ def bind(model: type[GeneralizableField], windows: Windows, config, spec: Spec, 
     """Return latents (windows, …) as a field with a copy of the decoder they belong to."""
     with torch.random.fork_rng(devices=[]):
         field = WindowedField(model, windows, config, spec)
-    field.decoder.load_state_dict(decoder.state_dict())
-    with torch.no_grad():
-        for name, value in field.latents.items():
-            value.copy_(latents[name])
-    return field.to(next(iter(latents.values())).device).eval()
+    return field.filled(decoder, latents)
 
 
 @torch.no_grad()

@@ -319,6 +319,16 @@ def test_train_encode_and_look_from_the_command_line(inr, folder, tmp_path):
     assert status == 1 and "lainr" in err
 
 
+def test_refined_latents_are_measured_as_refined_though_the_field_was_looked_at_before(signals):
+    from inr_scenes.cli.encode import refine
+    from inr_scenes.windows import encode
+
+    field = encode(lainr(signals).eval(), signals[0])
+    before = signals[0].metrics(field)["psnr"]
+    refine(field, signals[0], 100, "latents", 3e-2, "cpu")
+    assert signals[0].metrics(field)["psnr"] > before + 0.5
+
+
 def test_a_crop_keeps_the_tokens_that_its_samples_need(signals, tmp_path):
     training, _ = signals.split(2)
     model = lainr(signals)

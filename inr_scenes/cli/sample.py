@@ -50,8 +50,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
     given = flags(arguments)
     if options.output is None:
         raise InrError("name where to write with -o: a folder, a .png for a sheet, or one .safetensors.")
-    if options.count < 1 or options.seed < 0:
-        raise InrError("-n must be at least 1 and --seed at least 0.")
+    if options.count < 1:
+        raise InrError("-n must be at least 1.")
     output = Path(options.output).expanduser()
     suffix = output.suffix.lower() if output.suffix.lower() in (".safetensors", *PICTURES) else ""
     if not suffix and output.is_file():

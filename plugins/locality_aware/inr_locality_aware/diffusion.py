@@ -147,5 +147,4 @@ class LatentDiffusion(Prior):
             return Recipe({"width": 1024, "blocks": 24, "heads": 16},
                           {"optimizer": "adam", "lr": 1e-4, "schedule": "constant", "warmup": 0, "batch": 256,
                            "ema": 0.9999, "steps": max(1, 400 * len(latents) // min(256, len(latents)))})
-        # after 70 s on 320 flowers at equal time: mse 0.760, with Adam at 1e-3 0.785
         return Recipe({}, {"optimizer": "muon", "lr": 1e-2, "batch": min(32, len(latents)), "ema": 0.995})
