@@ -52,6 +52,7 @@ class Options:
     paper_metric: bool
     signals: tuple[str, ...] = ()
     precision: str = "32"
+    fields: tuple[str, ...] = ("per-partition", "siren", "local-global")
 
 
 @dataclasses.dataclass
@@ -154,12 +155,12 @@ def compare(signal: Signal, budget: int, partitions: tuple[int, ...] | None, opt
     """Fit SIREN per partition, SIREN and Local-Global at one number of parameters; returns their rows."""
     blocks = {"budget": budget, "partitions": partitions, "first_omega_0": omega}
     made = {
-        "SIREN per partition": (SirenPerPartition, blocks),
-        "SIREN": (Siren, {"hidden_features": dense_width(budget, signal.spec), "first_omega_0": omega}),
-        "Local-Global": (LgSiren, blocks),
+        "per-partition": ("SIREN per partition", SirenPerPartition, blocks),
+        "siren": ("SIREN", Siren, {"hidden_features": dense_width(budget, signal.spec), "first_omega_0": omega}),
+        "local-global": ("Local-Global", LgSiren, blocks),
     }
     rows = []
-    for name, (cls, config) in made.items():
+    for name, cls, config in (made[field] for field in options.fields):
         field, row = run(cls, config, signal, options, **settings)
         rows.append({"field": name, **row, **{key: of(field, signal) for key, of in (extra or {}).items()}})
         print(rows[-1], file=sys.stderr, flush=True)        # a run that is broken off has said something
@@ -366,11 +367,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="32", help="of every fit but the fast recipes': 32, as published, or bf16")
     parser.add_argument("--paper-metric", action="store_true", help="add the published PSNR of stretched images")
+    parser.add_argument("--fields", nargs="+", choices=Options.fields, default=Options.fields,
+                        help="what sound, images, video and shape compare, in this order")
     parser.add_argument("--signals", nargs="+", default=(), metavar="NAME", help="these photographs or meshes only")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     options = Options(arguments.full, arguments.device, arguments.seed, arguments.paper_metric,
-                      tuple(arguments.signals), arguments.precision)
+                      tuple(arguments.signals), arguments.precision, tuple(arguments.fields))
     written = {}
     for name in arguments.only:
         for table in SECTIONS[name](options):
