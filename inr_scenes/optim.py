@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .errors import InrError, suggestion
+from .muon import Muon
 
 OPTIMIZERS = ("adam", "adamw", "muon", "schedule-free")
 SCHEDULES = ("cosine", "constant", "exponential")
@@ -28,9 +29,7 @@ class Optimizers:
         elif name == "muon":
             made = [torch.optim.Adam(_groups(rest, factors, lr), fused=fused)] if rest else []
             if matrices:
-                # Jordan et al., 2024; scaled to Adam's root mean square so that one learning rate serves both
-                made.append(torch.optim.Muon(_groups(matrices, factors, lr), weight_decay=weight_decay,
-                                             adjust_lr_fn="match_rms_adamw"))
+                made.append(Muon(_groups(matrices, factors, lr), weight_decay=weight_decay))
         elif name == "schedule-free":
             from schedulefree import AdamWScheduleFree
             made = [AdamWScheduleFree(_groups(matrices + rest, factors, lr), weight_decay=weight_decay,

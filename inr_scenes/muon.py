@@ -1,0 +1,74 @@
+"""Muon (Jordan et al., 2024): momentum whose matrices are made orthogonal, by Polar Express (Amsel et al., 2025).
+
+torch.optim.Muon takes five steps of one Newton-Schulz polynomial, one matrix after another, which leave singular values
+of 0.7 to 1.2: a third of a fit's time on small networks. Here three steps, of polynomials that are each the best at
+their place, take all matrices of one shape at once, and come nearer to 1.
+"""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from .device import quick_half
+
+# a x + b x³ + c x⁵, each the best for what the one before leaves of singular values of 0.02 to 1: at the end 0.91 to 1.09
+POLYNOMIALS = ((7.710969, -22.113755, 16.248743), (3.215276, -2.411172, 0.5013), (2.218308, -1.59399, 0.410748))
+SAFETY = 1.01                       # half precision may round a norm up
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """Return orthogonal matrices near to matrices (n, rows, columns), but for what has the smallest singular values.
+
+    Their norm is that of orthogonal ones. In half precision where the device is quick at it.
+    """
+    dtype = torch.float32 if quick_half(matrices.device) is None else torch.bfloat16    # float16 has too small a range
+    tall = matrices.shape[-2] > matrices.shape[-1]
+    x = (matrices.mT if tall else matrices).to(dtype)
+    x = x / (SAFETY * _norm(x)).clamp_min(1e-7)
+    for a, b, c in POLYNOMIALS:
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    x = x * (math.sqrt(x.shape[-2]) / _norm(x).clamp_min(1e-7))
+    return x.mT if tall else x
+
+
+def _norm(matrices: Tensor) -> Tensor:
+    return torch.linalg.matrix_norm(matrices.float(), keepdim=True).to(matrices.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon for matrices, its steps scaled to the root mean square of Adam's, so that one learning rate serves both."""
+
+    def __init__(self, params: Iterable, lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        """Take one step; all matrices of a group that have one shape are taken at once."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            alike: dict[tuple, list[Tensor]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    alike.setdefault((parameter.shape, parameter.device), []).append(parameter)
+            for parameters in alike.values():
+                self._step(parameters, group["lr"], group["momentum"], group["weight_decay"])
+        return loss
+
+    def _step(self, parameters: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        gradients = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter.grad)
+        averages = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_lerp_(averages, gradients, 1 - momentum)
+        ahead = torch._foreach_lerp(gradients, averages, momentum)          # Nesterov's
+        updates = orthogonal(torch.stack(ahead)).to(parameters[0].dtype)
+        if weight_decay:
+            torch._foreach_mul_(parameters, 1 - lr * weight_decay)
+        torch._foreach_add_(parameters, list(updates), alpha=-lr * 0.2 * math.sqrt(max(parameters[0].shape)))
