@@ -5,6 +5,7 @@ The one file that meets open3d, scikit-image and trimesh. Points are arrays (n, 
 
 import functools
 import importlib
+import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -140,17 +141,43 @@ def level_set(values: np.ndarray, spec: Spec) -> "Trimesh":
     import trimesh
     from skimage.measure import marching_cubes
 
-    scale = float(np.abs(values).max()) or 1.0
-    padded = np.pad(values, 1, constant_values=-scale)
+    scale = float(max(map(abs, torch.from_numpy(values).aminmax()))) or 1.0
+    box = _around(values)
+    padded = np.pad(values[tuple(slice(*ends) for ends in box)], 1, constant_values=-scale)
     small = 1e-3 * scale                        # corners that nearly touch the surface make slivers of triangles
-    padded[np.abs(padded) < small] = np.where(padded[np.abs(padded) < small] > 0, small, -small)
-    index, faces, _, _ = marching_cubes(padded, 0.0, gradient_direction="descent")
+    near = (padded < small) & (padded > -small)
+    padded[near] = np.where(padded[near] > 0, small, -small)
+    crossed = np.zeros(padded.shape, bool)
+    crossed[1:, 1:, 1:] = crossed_cells(padded)             # scikit-image looks up a cell at its last corner
+    index, faces, _, _ = marching_cubes(padded, 0.0, gradient_direction="descent", mask=crossed)
+    index += np.array([low for low, _ in box], index.dtype)
     index = np.clip(index - 1, 0, np.array(values.shape) - 1)
     coords = [axis.start + (axis.first + column) * axis.step for axis, column in zip(spec.axes, index.T.astype(float))]
     vertices = spec.to_world(torch.from_numpy(np.stack(coords, 1))).numpy()
     if spec.frame is not None and torch.linalg.det(spec.frame.tensor[:3, :3]) < 0:      # a frame may mirror
         faces = faces[:, ::-1]
     return trimesh.Trimesh(vertices, faces, process=False)
+
+
+def crossed_cells(values: np.ndarray) -> np.ndarray:
+    """Say which cells between samples (z, y, x) have corners on both sides of the surface around values > 0."""
+    inside = values > 0
+    some, every = inside.reshape(-1), inside.reshape(-1).copy()
+    for step in (math.prod(values.shape[axis + 1:]) for axis in range(3)):      # along rows: what runs over is cut off
+        some[:-step] |= some[step:]
+        every[:-step] &= every[step:]
+    some &= ~every
+    return inside[:-1, :-1, :-1]
+
+
+def _around(values: np.ndarray) -> list[tuple[int, int]]:
+    """Return the ends, along each axis, of the samples with values > 0 and of the next ones around."""
+    inside, ends = torch.from_numpy(values) > 0, []
+    for axis, count in enumerate(values.shape):
+        there = inside.flatten(axis + 1).any(-1) if axis < 2 else inside
+        there = there.reshape(-1, count).any(0).nonzero()
+        ends.append((max(0, int(there[0]) - 1), min(count, int(there[-1]) + 2)))
+    return ends
 
 
 def rounded(mesh: "Trimesh") -> "Trimesh":

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 LARGEST = 2048                      # cells along a side: beyond this the grid alone takes 32 GiB
 COARSE = 128                        # cells along the longest side from which the search for the surface may start
-DOUBT = 0.5                         # how far a value may overshoot its neighbours' range, as a share of that range
+DOUBT, CAUTION = 0.5, 2.0           # how far a value may overshoot its neighbours' range, as a share of that range;
+                                    # where cells are twice the size of the fit's voxels
+FULL = 0.9                          # of the half range of values: occupancy that is told apart from full or empty
 UNSURE = 0.25                       # share of a cell's range within which an interpolated value may be on either side
 HALF, EXACT = 1, 2                  # how well a sample is known: in half precision, as well as the field tells
 SURE = 0.1                          # half precision tells on which side of the surface a value beyond this is; half the
@@ -44,15 +46,14 @@ def mesh(field: Field, resolution: int = 256, *, box: Sequence[float] | None = N
         raise InrError(f"--resolution {resolution} must be between 2 and {LARGEST}.")
     level = spec.meta.get("level", 0.5) if level is None else level
     grid, levels = _grid(spec, resolution, box)
-    values, evaluated = _sample(field, grid, levels, level)
-    if values.max() <= 0:
+    samples = _sample(field, grid, levels, level)
+    if samples.values.max() <= 0:
         raise InrError(f"The field has no surface at level {level:g} here: there is nothing to mesh.")
-    surface = geometry.level_set(values, grid)
-    dense = values.size
-    del values
+    surface, evaluated = geometry.level_set(samples.values, samples.spec), samples.evaluated
+    del samples
     removed = geometry.remove_specks(surface) if specks else 0
     surface.vertex_normals = _normals(field, surface.vertices)
-    surface.metadata.update(evaluated=evaluated, dense=dense, specks_removed=removed)
+    surface.metadata.update(evaluated=evaluated, dense=grid.size, specks_removed=removed)
     return surface
 
 
@@ -91,37 +92,75 @@ def _region(spec: Spec, box: Sequence[float] | None) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def _sample(field: Field, grid: Spec, levels: int, level: float) -> tuple[np.ndarray, int]:
-    """Sample the field, above zero inside, on `grid`; return the values (z, y, x) and how many points were evaluated.
+def _sample(field: Field, grid: Spec, levels: int, level: float, whole: bool = False) -> "_Samples":
+    """Sample the field on `grid`, or, unless `whole`, on the part of it around its surface.
 
     A coarse grid is evaluated whole, then halved `levels` times, the new points interpolated. Each time those whose
     side of the surface is in doubt are evaluated, then both ends of every edge that crosses the surface, until no end
     is left: wherever the surface is met at all it is followed to its end. Evaluations may be in half precision but for
     the ends on the finest grid, between which the vertices will lie: they are those of a dense grid.
+    A large coarse grid is itself halved from one twice as coarse, with more caution: a part that is thinner than a
+    voxel, apart from all others, and between its samples everywhere is not found.
     """
     counts = np.array([axis.count for axis in grid.axes])
+    cautious = int(levels > 0 and counts.max() >> levels >= COARSE)
+    levels += cautious
     stride = 1 << levels
     samples = _Samples(field, grid, level, stride, -(-(counts - 1) // stride) + 1)      # the last beyond the region
     samples.evaluate(np.arange(samples.values.size), half=levels > 0)
     for halving in range(levels):
-        cells = np.argwhere((_passed if halving else _near_surface)(samples.values))
-        doubtful = _doubtful(samples.values, cells, surely=halving == 0)
+        surely = halving <= cautious
+        near = samples.near_surface(halving < cautious) if surely else geometry.crossed_cells(samples.values)
+        if halving == 0 and not whole and near.any():
+            near = samples.cut(near)
+        doubtful = _doubtful(samples.values, np.argwhere(near), surely)
         samples.halve()
         samples.evaluate(samples.lacking(doubtful, HALF), half=True)
         samples.follow(EXACT if samples.stride == 1 else HALF)
-    return samples.values[tuple(map(slice, counts))], samples.evaluated
+    if samples.left():                          # the surface went where nothing had hinted at it
+        return _sample(field, grid, levels - cautious, level, whole=True)
+    samples.values = samples.values[tuple(map(slice, counts - samples.origin))]
+    return samples
 
 
 class _Samples:
-    """Values of a field, above zero inside, on every `stride`-th corner of a grid, and how each is known."""
+    """Values of a field, above zero inside, on every `stride`-th corner of a grid, and how each is known.
+
+    They begin at corner `origin` of the grid; `evaluated` counts the field's own values.
+    """
 
     def __init__(self, field: Field, grid: Spec, level: float, stride: int, shape: np.ndarray):
         self.field, self.grid, self.level, self.stride, self.evaluated = field, grid, level, stride, 0
+        self.origin, self.ends = np.zeros(3, int), np.array([(True, True)] * 3)     # which ends are those of the grid
         self.sign = -1.0 if grid.meta.get("quantity") == "sdf" else 1.0
         self.device = next(field.parameters()).device
         self.half = quick_half(self.device)
         self.values = np.empty(shape, np.float32)
         self.known = np.zeros(shape, np.uint8)
+
+    @property
+    def spec(self) -> Spec:
+        """Where the samples are."""
+        return self.grid.replace(axes=tuple(Axis(axis.start + int(low) * axis.step, axis.step * self.stride, n)
+                                            for axis, low, n in zip(self.grid.axes, self.origin, self.values.shape)))
+
+    def cut(self, cells: np.ndarray) -> np.ndarray:
+        """Keep what is around some cells, with one more on every side; return what is kept of them."""
+        parts = []
+        for axis, count in enumerate(cells.shape):
+            there = np.flatnonzero(cells.any(tuple(other for other in range(3) if other != axis)))
+            low, high = max(0, there[0] - 1), min(count, there[-1] + 2)
+            self.ends[axis] &= low == 0, high == count
+            self.origin[axis] += low * self.stride
+            parts.append((low, high))
+        samples = tuple(slice(low, high + 1) for low, high in parts)
+        self.values, self.known = self.values[samples].copy(), self.known[samples].copy()
+        return cells[tuple(slice(*part) for part in parts)]
+
+    def left(self) -> bool:
+        """Say whether the surface goes on where it was cut."""
+        sides = ((axis, end) for axis in range(3) for end in (0, 1) if not self.ends[axis, end])
+        return any((self.values.take(-end, axis) > 0).any() for axis, end in sides)
 
     @torch.inference_mode()
     def evaluate(self, index: np.ndarray, half: bool) -> None:
@@ -129,9 +168,7 @@ class _Samples:
 
         half: in half precision where the device is faster at it, then again in full where the surface is near.
         """
-        spec = self.grid.replace(axes=tuple(Axis(axis.start, axis.step * self.stride, n)
-                                            for axis, n in zip(self.grid.axes, self.values.shape)))
-        values, known = self.values.reshape(-1), self.known.reshape(-1)
+        spec, values, known = self.spec, self.values.reshape(-1), self.known.reshape(-1)
         dtype = self.half if half else None
         near = SURE * self.grid.values.scale
         for low in range(0, len(index), rows := rows_at_once(self.device)):
@@ -154,25 +191,37 @@ class _Samples:
 
     def halve(self) -> None:
         """Halve the distance between samples, those between the old ones interpolated."""
-        shape = 2 * np.array(self.values.shape) - 1
-        values, known = np.empty(shape, np.float32), np.zeros(shape, np.uint8)
-        values[::2, ::2, ::2], known[::2, ::2, ::2] = self.values, self.known
-        for axis in range(3):
-            part = tuple([slice(None)] * axis + [slice(None, None, 2)] * (2 - axis))
-            along = np.moveaxis(values[(*part[:axis], slice(None), *part[axis:])], axis, 0)
-            along[1::2] = along[:-1:2]
-            along[1::2] += along[2::2]
-            along[1::2] *= 0.5
+        known = np.zeros(2 * np.array(self.known.shape) - 1, np.uint8)
+        known[::2, ::2, ::2] = self.known
+        values = self.values
+        for axis in (2, 1, 0):
+            values = _doubled(values, axis)
         self.values, self.known, self.stride = values, known, self.stride // 2
+
+    def near_surface(self, cautious: bool) -> np.ndarray:
+        """Say which cells may meet the surface: those where the values of their corners and the next ones around, their
+        range widened by a share of it on both sides, pass zero; with caution, where any is neither full nor empty."""
+        from scipy.ndimage import maximum_filter, minimum_filter
+        cells = (slice(-1),) * 3
+        high = maximum_filter(self.values, 4, origin=-1, mode="nearest")[cells]
+        low = minimum_filter(self.values, 4, origin=-1, mode="nearest")[cells]
+        spread = (CAUTION if cautious else DOUBT) * (high - low)
+        near = (low - spread <= 0) & (high + spread >= 0)
+        if cautious and self.grid.meta.get("quantity") != "sdf":
+            least = FULL * self.grid.values.scale
+            near |= (high > -least) & (low < least)
+        return near
 
     def follow(self, least: int) -> None:
         """Evaluate both ends of every edge that crosses the surface, as far as that leads."""
         inside, wanted = self.values > 0, np.zeros(self.values.shape, bool)
         for axis in range(3):
-            low, high = (tuple([slice(None)] * axis + [part]) for part in (slice(None, -1), slice(1, None)))
-            crossing = inside[low] != inside[high]
-            wanted[low] |= crossing
-            wanted[high] |= crossing
+            step = math.prod(inside.shape[axis + 1:])
+            crossing = np.zeros(inside.shape, bool)
+            np.not_equal(inside.reshape(-1)[:-step], inside.reshape(-1)[step:], out=crossing.reshape(-1)[:-step])
+            crossing[(slice(None),) * axis + (-1,)] = False             # from the end of a row to the next one's start
+            wanted |= crossing
+            wanted.reshape(-1)[step:] |= crossing.reshape(-1)[:-step]
         index = self.lacking(np.flatnonzero(wanted), least)
         flat = self.values.reshape(-1)
         while len(index):
@@ -187,6 +236,18 @@ class _Samples:
             step = math.prod(self.values.shape[axis + 1:])
             for there, stays in ((step, place < self.values.shape[axis] - 1), (-step, place > 0)):
                 yield index[stays] + there, index[stays]
+
+
+def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return samples with those halfway between them along an axis, interpolated."""
+    shape = list(values.shape)
+    shape[axis] = 2 * shape[axis] - 1
+    out = np.empty(shape, values.dtype)
+    old, new = np.moveaxis(values, axis, 0), np.moveaxis(out, axis, 0)
+    new[::2] = old
+    np.add(old[:-1], old[1:], out=new[1::2])
+    new[1::2] *= 0.5
+    return out
 
 
 def _doubtful(values: np.ndarray, cells: np.ndarray, surely: bool) -> np.ndarray:
@@ -206,33 +267,17 @@ def _doubtful(values: np.ndarray, cells: np.ndarray, surely: bool) -> np.ndarray
     return index[unsure.reshape(-1)]
 
 
-def _passed(values: np.ndarray) -> np.ndarray:
-    """Say which cells have corners on both sides of the surface."""
-    some, every = values > 0, values > 0
-    for axis in range(3):
-        low, high = (tuple([slice(None)] * axis + [part]) for part in (slice(None, -1), slice(1, None)))
-        some, every = some[low] | some[high], every[low] & every[high]
-    return some & ~every
-
-
-def _near_surface(values: np.ndarray) -> np.ndarray:
-    """Say which cells may meet the surface: those where the values of their corners and the next ones around, their
-    range widened by `DOUBT` of it on both sides, pass zero."""
-    around = torch.from_numpy(values)[None, None]
-    high = torch.nn.functional.max_pool3d(around, 4, stride=1, padding=1)[0, 0]
-    low = -torch.nn.functional.max_pool3d(-around, 4, stride=1, padding=1)[0, 0]
-    spread = DOUBT * (high - low)
-    return ((low - spread <= 0) & (high + spread >= 0)).numpy()
-
-
 def _normals(field: Field, vertices: np.ndarray) -> np.ndarray:
-    """Unit normals (n, 3) in the world: down the gradient of what is above zero inside."""
+    """Unit normals (n, 3) in the world: down the gradient of what is above zero inside.
+
+    Half precision turns them by 0.2 degrees, 1 at most.
+    """
     device = next(field.parameters()).device
     frame = torch.eye(3, dtype=torch.float64) if field.spec.frame is None else field.spec.frame.tensor[:3, :3]
     sign = 1.0 if field.spec.meta.get("quantity") == "sdf" else -1.0
     normals = []
     for part in torch.from_numpy(vertices).split(rows_at_once(device)):
         with torch.no_grad():
-            slope = gradient(field.stored, field.spec.to_coords(part).to(device))
+            slope = gradient(field.stored, field.spec.to_coords(part).to(device), half=quick_half(device))
         normals.append(sign * slope.cpu().double().flip(-1) @ torch.linalg.inv(frame))
     return torch.nn.functional.normalize(torch.cat(normals), dim=-1, eps=1e-30).numpy()

@@ -16,9 +16,9 @@ from inr_scenes.plugins import host
 PACKAGE = Path(inr_scenes.__file__).parent
 FLOORS = [
     {"errors"},
-    {"files", "device", "camera", "metrics", "settings", "media", "lightning"},
-    {"spec", "derivatives"},
-    {"hookspecs", "units", "optim", "catalog", "kernels"},
+    {"files", "device", "camera", "metrics", "settings", "media", "lightning", "kernels"},
+    {"spec", "derivatives", "muon"},
+    {"hookspecs", "units", "optim", "catalog"},
     {"plugins", "signal"},
     {"field"},
     {"rays", "geometry"},
