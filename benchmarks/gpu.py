@@ -33,7 +33,8 @@ from inr_scenes.field import build
 from inr_scenes.fit import FitConfig, fit, steps
 from inr_scenes.generalizable import build_model
 from inr_scenes.kernels.choice import choose, set_aside
-from inr_scenes.kernels.mlp import Net, mlp
+from inr_scenes.kernels.mlp import mlp
+from inr_scenes.kernels.network import Net
 from inr_scenes.siren import Siren
 from inr_scenes.spec import Axis, Spec
 

@@ -2,7 +2,8 @@
 
 A field is pointwise, so one backward pass gives the gradient of one channel at all points. The functions nest (the
 Hessian is the Jacobian of the Jacobian), results can be differentiated again where gradients are being recorded, and
-they work under `torch.no_grad` and `torch.inference_mode` too. Half-precision autocast is switched off inside.
+they work under `torch.no_grad` and `torch.inference_mode` too. Half-precision autocast is switched off inside, unless
+first derivatives are asked for in half precision.
 """
 
 from collections.abc import Callable
@@ -10,16 +11,19 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .kernels.choice import once
+
 Function = Callable[[Tensor], Tensor]       # a field, or anything pointwise from coords (..., in) to values (..., out)
 
 
-def value_and_jacobian(field: Function, coords: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_jacobian(field: Function, coords: Tensor, half: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """Return values (..., out) and their first derivatives (..., out, in) at coords (..., in), from one forward pass.
 
-    Entry [..., c, i] of the second is ∂ value c / ∂ coordinate i.
+    Entry [..., c, i] of the second is ∂ value c / ∂ coordinate i. half: type that products may be rounded to.
     """
     recording = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(coords.device.type, enabled=False):
+    rounding = torch.autocast(coords.device.type, dtype=half, enabled=half is not None)
+    with torch.inference_mode(False), torch.enable_grad(), rounding, once(not recording):
         if not coords.requires_grad:
             coords = (coords.clone() if coords.is_inference() else coords.detach()).requires_grad_()
         values = field(coords)
@@ -29,19 +33,23 @@ def value_and_jacobian(field: Function, coords: Tensor) -> tuple[Tensor, Tensor]
     return (values, jacobian) if recording else (values.detach(), jacobian)
 
 
-def jacobian(field: Function, coords: Tensor) -> Tensor:
-    """Return all first derivatives (..., out, in) at coords (..., in): [..., c, i] is ∂ value c / ∂ coordinate i."""
-    return value_and_jacobian(field, coords)[1]
+def jacobian(field: Function, coords: Tensor, half: torch.dtype | None = None) -> Tensor:
+    """Return all first derivatives (..., out, in) at coords (..., in): [..., c, i] is ∂ value c / ∂ coordinate i.
+
+    half: type that products may be rounded to.
+    """
+    return value_and_jacobian(field, coords, half)[1]
 
 
-def gradient(field: Function, coords: Tensor, channel: int | None = None) -> Tensor:
+def gradient(field: Function, coords: Tensor, channel: int | None = None, half: torch.dtype | None = None) -> Tensor:
     """Return the gradient (..., in) of one output channel; it need not be named where there is only one.
 
-    Raises ValueError for a field of several channels when `channel` is not given: their sum has no meaning.
+    half: type that products may be rounded to. Raises ValueError for a field of several channels when `channel` is not
+    given: their sum has no meaning.
     """
     if channel is not None:
-        return jacobian(lambda x: field(x)[..., channel, None], coords)[..., 0, :]
-    rows = jacobian(field, coords)
+        return jacobian(lambda x: field(x)[..., channel, None], coords, half)[..., 0, :]
+    rows = jacobian(field, coords, half)
     if rows.shape[-2] != 1:
         raise ValueError(f"This field has {rows.shape[-2]} channels: name one (channel=0), or take jacobian().")
     return rows[..., 0, :]

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from .field import Field, Recipe
-from .kernels import choice
-from .kernels.mlp import Net, obstacle, self_check, served
+from .kernels import dispatch
+from .kernels.network import Net
 from .rays import rays_for
 from .signal import Signal
 from .spec import Spec
@@ -89,25 +89,19 @@ class Siren(Field):
     def network(self, seen: Tensor) -> Tensor:
         """Map what the network sees of coordinates (..., features) to values (..., out), by the chosen path."""
         linears = [layer.linear for layer in self.layers]
-        values = served(Net(self.config.first_omega_0, self.config.omega_0), seen, [*linears, self.output])
+        values = dispatch.served(Net(self.config.first_omega_0, self.config.omega_0), seen, [*linears, self.output])
         return self.output(self.layers(seen)) if values is None else values
 
     def kernel_obstacle(self, device: torch.device) -> str | None:
         """Say why the fused sine network does not serve; none if it does."""
         config = self.config
-        return choice.triton_obstacle(device) or obstacle(self.rays.features, config.hidden_features,
-                                                          config.hidden_layers, self.spec.out_features)
+        size = self.rays.features, config.hidden_features, config.hidden_layers, self.spec.out_features
+        return dispatch.obstacle(Net(config.first_omega_0, config.omega_0), size, device)
 
     @classmethod
     def fast_path(cls, device: torch.device) -> str | None:
-        """Return the fused kernel in Triton, once it has passed its self-check."""
-        if choice.triton_obstacle(device):
-            return None
-
-        def check() -> None:
-            self_check(Net(), torch.float16, device, 2, 256, 3, 3)
-
-        return "fused (Triton)" if choice.proved(("siren", device), check) else None
+        """Return the fused kernel of a device, once it has passed its self-check."""
+        return dispatch.fast_path(device)
 
     @classmethod
     def suggest(cls, signal: Signal, preset: str) -> Recipe:

@@ -10,6 +10,7 @@ from inr_scenes.device import ROWS
 from inr_scenes.errors import InrError
 from inr_scenes.field import build
 from inr_scenes.fit import Diverged, FitConfig, Sampler, _Guard, fit, steps
+from inr_scenes.kernels.choice import choose
 from inr_scenes.optim import Optimizers, rate, split_parameters
 from inr_scenes.siren import Siren
 from inr_scenes.testing import small_signal
@@ -41,7 +42,7 @@ def test_precision_auto_is_what_the_device_is_quick_at(signal, half, seen, monke
     monkeypatch.setattr(device, "quick_half", lambda device: half)
     field, found = new(signal), set()
     field.layers[-1].register_forward_hook(lambda layer, given, out: found.add(out.dtype) if layer.training else None)
-    fit(field, signal, FitConfig(steps=3, lr=1e-3, precision="auto"))
+    fit(field, signal, FitConfig(steps=3, lr=1e-3, precision="auto", kernel="torch"))
     assert found == {seen}
 
 
@@ -216,7 +217,7 @@ def test_wrong_settings(signal, changes, message):
 
 def test_coordinate_layer_stays_float32(signal):
     field = new(signal)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast("cpu", dtype=torch.bfloat16), choose("torch"):
         first = field.layers[0](torch.rand(4, 2))
         rest = field(torch.rand(4, 2))
     assert first.dtype == torch.float32 and rest.dtype == torch.bfloat16

@@ -11,7 +11,8 @@ import torch
 from inr_scenes.errors import InrError, SetAside
 from inr_scenes.field import build
 from inr_scenes.fit import FitConfig, fit
-from inr_scenes.kernels import choice, mlp
+from inr_scenes.kernels import choice, dispatch, mlp, mlp_native, native
+from inr_scenes.kernels.network import Net, reference
 from inr_scenes.siren import Siren
 from inr_scenes.testing import small_signal
 
@@ -46,7 +47,7 @@ def test_a_fused_fit_is_the_plain_one(monkeypatch):
 @needs_interpreter
 @pytest.mark.parametrize("broken", [
     lambda *args: (_ for _ in ()).throw(RuntimeError("out of resource: shared memory\nand much more")),
-    lambda net, dtype, x, tensors: 1.2 * mlp.reference(net, x, tensors)], ids=["fails", "wrong"])
+    lambda net, dtype, x, tensors: 1.2 * reference(net, x, tensors)], ids=["fails", "wrong"])
 def test_a_kernel_that_fails_is_set_aside_with_one_line(monkeypatch, broken):
     monkeypatch.setattr(mlp, "mlp", broken)
     with pytest.warns(UserWarning, match="set aside, plain torch goes on") as said:
@@ -64,20 +65,28 @@ def test_the_command_line_says_it_in_one_line(inr, samples, monkeypatch):
     assert status == 0 and len(said) == 1
 
 
-def test_auto_on_a_cpu_is_plain_torch(monkeypatch):
+def test_auto_on_a_cpu_is_in_c_and_never_in_tritons_interpreter(monkeypatch):
     monkeypatch.setattr(mlp, "mlp", lambda *args: pytest.fail("the kernel was called"))
+    calls = []
+    plain = mlp_native.sines
+    monkeypatch.setattr(mlp_native, "sines", lambda *args: calls.append(1) or plain(*args))
+    torch.testing.assert_close(fitted("auto"), fitted("torch"), atol=1e-5, rtol=1e-4)
+    assert len(calls) > 4 or native.library(native.SINES, torch.float32) is None
+
+
+def test_without_a_compiler_auto_on_a_cpu_is_plain_torch(monkeypatch):
+    monkeypatch.setattr(mlp_native, "library", lambda source, dtype: None)
     assert torch.equal(fitted("auto"), fitted("torch"))
     assert torch.equal(fitted("auto", precision="bf16"), fitted("torch", precision="bf16"))
 
 
 def test_fused_where_it_is_impossible_is_one_clear_line(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    if not torch.cuda.is_available():
-        with pytest.raises(InrError, match=r"--kernel fused is not possible: .*Triton.*--kernel auto"):
-            fitted("fused")
-    monkeypatch.setattr(choice, "has_triton", lambda: False)
-    with pytest.raises(InrError, match="pip install triton"):
+    monkeypatch.setattr(mlp_native, "library", lambda source, dtype: None)
+    with pytest.raises(InrError, match=r"--kernel fused is not possible: there is no C compiler.*--kernel auto"):
         fitted("fused")
+    monkeypatch.setattr(choice, "has_triton", lambda: False)
+    assert "pip install triton" in dispatch.obstacle(Net(), (2, 16, 1, 3), torch.device("cuda"))
     assert torch.equal(fitted("auto"), fitted("torch"))
 
 
@@ -94,8 +103,8 @@ def test_fused_is_refused_for_fields_and_sizes_without_a_kernel():
 def test_the_command_line_takes_the_kernel(inr, samples, monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     image = next(samples.rglob("*.png"))
-    flags = ("--steps", 2, "--batch", 64, "--hidden-features", 16, "--device", "cpu")
-    status, _, err = inr("fit", "siren", image, *flags, "--kernel", "fused", "-o", "refused")
+    flags = ("--steps", 2, "--batch", 64, "--device", "cpu")
+    status, _, err = inr("fit", "siren", image, *flags, "--hidden-features", 8, "--kernel", "fused", "-o", "refused")
     assert status == 1 and len(err.strip().splitlines()) == 1 and "--kernel fused is not possible" in err
     status, _, _ = inr("fit", "siren", image, *flags, "--kernel", "torch", "-o", "run")
     assert status == 0

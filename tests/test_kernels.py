@@ -10,7 +10,8 @@ tl = pytest.importorskip("triton.language")
 
 from inr_scenes.kernels import mlp as fused  # noqa: E402  after what it needs was found
 from inr_scenes.kernels import sines  # noqa: E402
-from inr_scenes.kernels.mlp import Net, mlp, reference  # noqa: E402
+from inr_scenes.kernels.mlp import mlp  # noqa: E402
+from inr_scenes.kernels.network import Net, reference  # noqa: E402
 from inr_scenes.testing import check_builds  # noqa: E402
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

@@ -18,6 +18,7 @@ KERNELS = ("auto", "torch", "compile", "fused")
 TOLERANCE = {torch.float32: (1e-3, 2e-3), torch.float16: (1e-2, 2e-2), torch.bfloat16: (5e-2, 1e-1)}
 
 _chosen: ContextVar[str] = ContextVar("kernel", default="auto")
+_once: ContextVar[bool] = ContextVar("once", default=False)
 _proved: dict[Hashable, str] = {}               # self-checks of this process: "" passed, else why one is set aside
 
 
@@ -34,6 +35,21 @@ def choose(kernel: str) -> Iterator[None]:
 def chosen() -> str:
     """Return the choice that is in force; "auto" where nothing was said."""
     return _chosen.get()
+
+
+@contextmanager
+def once(yes: bool = True) -> Iterator[None]:
+    """Within the block values are derived by coordinates alone, and once; if not `yes`, by anything and again."""
+    token = _once.set(yes)
+    try:
+        yield
+    finally:
+        _once.reset(token)
+
+
+def only_once() -> bool:
+    """Say whether values are derived by coordinates alone, and once; where nothing was said, they may be otherwise."""
+    return _once.get()
 
 
 def interpreted() -> bool:
@@ -70,15 +86,22 @@ def fused_serves(x: Tensor, key: Hashable, check: Callable[[torch.dtype, torch.d
     "auto" takes it on CUDA in half precision, where plain torch is held up by memory; in float32 only when asked for.
     check: compares a small case with float64 plain torch and raises unless they agree; it runs once for each `key`.
     """
-    if torch.compiler.is_compiling() or chosen() not in ("auto", "fused"):
-        return False
     dtype = product_type(x)
-    # coordinates that want a gradient want a second one too, which is plain torch's
-    if x.dtype is not torch.float32 or dtype not in TOLERANCE or (x.requires_grad and torch.is_grad_enabled()):
+    if not serves(x) or dtype not in TOLERANCE:
         return False
     if chosen() == "auto" and (x.device.type != "cuda" or dtype is torch.float32):
         return False
     return triton_obstacle(x.device) is None and proved((key, dtype, x.device), lambda: check(dtype, x.device))
+
+
+def serves(x: Tensor, derivatives: bool = False) -> bool:
+    """Say whether any fused kernel may compute a network of coordinates x; derivatives: one that gives those by x.
+
+    Where coordinates want a gradient they mostly want a second one too, which is plain torch's.
+    """
+    if torch.compiler.is_compiling() or chosen() not in ("auto", "fused") or x.dtype is not torch.float32:
+        return False
+    return not (x.requires_grad and torch.is_grad_enabled()) or (derivatives and only_once())
 
 
 def proved(key: Hashable, check: Callable[[], None]) -> bool:

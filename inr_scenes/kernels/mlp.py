@@ -1,50 +1,15 @@
-"""A whole sine or ReLU network as one operation: the fused kernel and its reference in plain torch."""
+"""A whole sine or ReLU network as one operation on a GPU, in Triton."""
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from .choice import agree, fused_serves, product_type
+from .network import Net, differentiable
 
 WIDEST, MOST_LAYERS, MOST_INPUTS, MOST_OUTPUTS = 256, 8, 32, 64
 PROGRAMS = 264                      # that weights' gradients are split among: two for each SM of the largest GPUs
-
-
-@dataclass(frozen=True)
-class Net:
-    """What a network is besides its weights: factors of the first and the other sine layers; none: ReLU."""
-
-    first_omega: float | None = 30.0
-    omega: float | None = 30.0
-
-    @property
-    def sine(self) -> bool:
-        """Whether the activations are sines."""
-        return self.omega is not None
-
-    def turns(self, layers: int) -> list[float]:
-        """Return what each activated layer's weights are multiplied by: omega / 2π, or 1."""
-        first, rest = (omega / (2 * math.pi) if self.sine else 1.0 for omega in (self.first_omega, self.omega))
-        return [first] + [rest] * layers
-
-
-def reference(net: Net, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
-    """Return values (rows, out) of x (rows, in) in plain torch.
-
-    tensors: weight (out, in) and bias (out,) of the first layer, of each hidden one and of the linear output.
-    """
-    *layers, (weight, bias) = zip(tensors[::2], tensors[1::2])
-    for i, (w, b) in enumerate(layers):
-        if net.sine:
-            omega = net.omega if i else net.first_omega
-            x = torch.sin(functional.linear(x, omega * w, omega * b))
-        else:
-            x = torch.relu(functional.linear(x, w, b))
-    return functional.linear(x, weight, bias)
 
 
 def obstacle(in_features: int, width: int, hidden_layers: int, out_features: int) -> str | None:
@@ -60,40 +25,6 @@ def obstacle(in_features: int, width: int, hidden_layers: int, out_features: int
 def chunk_of(width: int) -> int:
     """Return the columns a kernel works on at a time: what pads a width least, and the larger of equals."""
     return min((64, 32, 16), key=lambda chunk: (-(-width // chunk) * chunk, -chunk))
-
-
-def served(net: Net, x: Tensor, layers: Sequence[nn.Linear]) -> Tensor | None:
-    """Return values (..., out), float32, of x (..., in) by the fused kernel where it is chosen and serves; else none.
-
-    layers: the first, the hidden ones and the linear output.
-    """
-    (width, inputs), hidden, outputs = layers[0].weight.shape, len(layers) - 2, len(layers[-1].weight)
-    if obstacle(inputs, width, hidden, outputs):
-        return None
-    size = inputs, width, hidden, outputs
-    if not fused_serves(x, (net, *size), lambda dtype, device: self_check(net, dtype, device, *size)):
-        return None
-    tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
-    return mlp(net, product_type(x), x.reshape(-1, inputs), tensors).reshape(*x.shape[:-1], outputs)
-
-
-def self_check(net: Net, dtype: torch.dtype, device: torch.device, inputs: int, width: int, hidden: int,
-               outputs: int) -> None:
-    """Compare the kernel with float64 plain torch on a few rows; raise where they differ."""
-    generator = torch.Generator().manual_seed(0)
-
-    def uniform(bound: float, *shape: int) -> Tensor:
-        return ((torch.rand(*shape, generator=generator) * 2 - 1) * bound).to(device)
-
-    x = uniform(1.0, 129, inputs)
-    # a first omega of thousands leaves float32 four digits: what is checked is the kernel, not that
-    net = Net(min(net.first_omega, 100.0), net.omega) if net.sine else net
-    tensors = [uniform(1 / inputs, width, inputs), uniform(inputs**-0.5, width)]
-    for rows in [width] * hidden + [outputs]:
-        tensors += [uniform(math.sqrt(6 / width) / (net.omega or 1.0), rows, width), uniform(width**-0.5, rows)]
-    tensors = [tensor.requires_grad_() for tensor in tensors]
-    slack = 1.0 if net.sine or dtype is torch.float32 else 5.0      # rounding moves a ReLU's arguments across zero
-    agree(lambda ts: mlp(net, dtype, x, ts), lambda ts: reference(net, x.double(), ts), tensors, dtype, slack)
 
 
 def mlp(net: Net, dtype: torch.dtype, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
@@ -133,7 +64,8 @@ class _Fused(torch.autograd.Function):
         """Run the backward kernels; a gradient that is to be differentiated again comes from the reference."""
         needs = ctx.needs_input_grad[2:]
         if torch.is_grad_enabled():
-            return None, None, *_differentiable(ctx, dy, needs)
+            x, _, *tensors = ctx.saved_tensors
+            return None, None, *differentiable(ctx.net, [x, *tensors], dy, needs)
         x, kept, *_ = ctx.saved_tensors
         with torch.cuda.device_of(x):
             return None, None, *_gradients(ctx.packed, ctx.dtype, x, kept, dy.contiguous(), needs[0])
@@ -240,17 +172,6 @@ def gradient_scale(dy: Tensor, dtype: torch.dtype) -> Tensor:
 def kept_type(net: Net, dtype: torch.dtype) -> torch.dtype:
     """Return the type in which an activation is kept for backward."""
     return dtype if dtype is torch.float32 or not net.sine else torch.int16
-
-
-def _differentiable(ctx, dy: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
-    """Return gradients with a graph of their own, from the reference."""
-    x, _, *tensors = ctx.saved_tensors
-    inputs = [x, *tensors]
-    with torch.autocast(x.device.type, enabled=False):
-        y = reference(ctx.net, x, tensors)
-        wanted = [tensor for tensor, need in zip(inputs, needs) if need]
-        found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
-    return [next(found) if need else None for need in needs]
 
 
 def _padded(x: Tensor, rows: int, columns: int | None = None) -> Tensor:

@@ -1,34 +1,9 @@
-/* The small things of a Local-Global network: local layers, merge operators, sines and their derivatives.
+/* The small things of a Local-Global network: local layers and merge operators, their sines and derivatives.
  *
- * The wide products of the global network are left to BLAS; everything here works on rows of points sorted by block
- * (blocks × rows), with local widths h padded to a multiple of LANES by zeros. Pre-activations are in turns: weights
- * and biases come multiplied by omega / 2π, and derivatives of sines carry 2π, so that no pass over memory scales.
- * Compiled once with `wide` (what the global network computes in) as float, once as bfloat16.
+ * The global network is the host's sines.c; its wide products are left to BLAS. Everything here works on rows of points
+ * sorted by block (blocks × rows), with local widths h padded to a multiple of LANES by zeros.
  */
-#include <math.h>
-#include <stdint.h>
-#include <string.h>
-
-#define LANES 16
-#define INLINE static inline __attribute__((always_inline))
-typedef float vec __attribute__((vector_size(4 * LANES), aligned(4)));
-
-#ifdef WIDE_BFLOAT16
-typedef uint16_t wide;
-INLINE float widen(wide v) { uint32_t bits = (uint32_t)v << 16; float f; memcpy(&f, &bits, 4); return f; }
-INLINE wide narrow(float f) { uint32_t bits; memcpy(&bits, &f, 4); return (bits + 0x7fff + ((bits >> 16) & 1)) >> 16; }
-#else
-typedef float wide;
-INLINE float widen(wide v) { return v; }
-INLINE wide narrow(float f) { return f; }
-#endif
-
-/* sin(2πx) and its derivative by x, to 1e-6: minimax polynomials on half a turn to either side. */
-INLINE void sine(float x, float *s, float *ds) {
-    float r = x - rintf(x), q = r * r;
-    *s = r * (6.2831826f + q * (-41.341423f + q * (81.596184f + q * (-76.5801f + q * (41.205391f + q * -12.271255f)))));
-    *ds = 6.2831804f + q * (-124.02369f + q * (407.95922f + q * (-535.78223f + q * (369.41379f + q * -132.42924f))));
-}
+#include "wide.h"
 
 /* c (m × n) = a b, or c += a b; a[i, p] at a[i·ai + p·ap], b (k × n) and c in rows; n a multiple of LANES. */
 INLINE void tile(const int rows, const int vecs, long k, const float *a, long ai, long ap, const float *b, long ldb,
@@ -59,60 +34,6 @@ static void product(long m, long n, long k, const float *a, long ai, long ap, co
     for (; j + 4 * LANES <= n; j += 4 * LANES) stripe4(m, k, a, ai, ap, b + j, n, c + j, n, add);
     for (; j + 2 * LANES <= n; j += 2 * LANES) stripe2(m, k, a, ai, ap, b + j, n, c + j, n, add);
     for (; j < n; j += LANES) stripe1(m, k, a, ai, ap, b + j, n, c + j, n, add);
-}
-
-/* Vectors of LANES columns that cover 0..n; the last one reaches back over the one before. n is at least LANES. */
-#define COLUMNS(j, n) \
-    for (long next = 0, j = 0; next < (n); next += LANES, j = next + LANES <= (n) ? next : (n) - LANES)
-#define EACH(t) _Pragma("GCC ivdep") for (int t = 0; t < LANES; t++)
-
-/* First global layer: coords x (rows × d), weights (d × g). Gives sines s and their derivatives ds (rows × g). */
-void global_first(long rows, long d, long g, const float *x, const float *weight, const float *bias, wide *s, wide *ds) {
-    #pragma omp parallel for schedule(static)
-    for (long r = 0; r < rows; r++)
-        COLUMNS(j, g) {
-            float z[LANES];
-            EACH(t) z[t] = bias[j + t];
-            for (long p = 0; p < d; p++) EACH(t) z[t] += x[r * d + p] * weight[p * g + j + t];
-            EACH(t) {
-                float a, da;
-                sine(z[t], &a, &da);
-                s[r * g + j + t] = narrow(a), ds[r * g + j + t] = narrow(da);
-            }
-        }
-}
-
-/* Further global layers: products z (rows × ldz, the first g columns). */
-void global_sines(long rows, long g, const wide *z, long ldz, const float *bias, wide *s, wide *ds) {
-    #pragma omp parallel for schedule(static)
-    for (long r = 0; r < rows; r++)
-        COLUMNS(j, g)
-            EACH(t) {
-                float a, da;
-                sine(widen(z[r * ldz + j + t]) + bias[j + t], &a, &da);
-                s[r * g + j + t] = narrow(a), ds[r * g + j + t] = narrow(da);
-            }
-}
-
-/* Derivatives grad (rows × g) by a global layer's sines, to those by its pre-activations, in the first g columns of dz
- * (rows × lddz). sums (blocks × 1 + d × g): their sums, alone and weighted by the coords x. */
-void global_backward(long blocks, long rows, long g, long d, const wide *grad, const wide *ds, wide *dz, long lddz,
-                     const float *x, float *sums) {
-    #pragma omp parallel for schedule(static)
-    for (long b = 0; b < blocks; b++) {
-        float *sum = sums + b * (1 + d) * g, row[g];
-        memset(sum, 0, (1 + d) * g * sizeof(float));
-        for (long r = b * rows; r < (b + 1) * rows; r++) {
-            COLUMNS(j, g)
-                EACH(t) {
-                    row[j + t] = widen(grad[r * g + j + t]) * widen(ds[r * g + j + t]);
-                    dz[r * lddz + j + t] = narrow(row[j + t]);
-                }
-            for (long j = 0; j < g; j++) sum[j] += row[j];
-            for (long p = 0; p < d; p++)
-                for (long j = 0; j < g; j++) sum[(1 + p) * g + j] += x[r * d + p] * row[j];
-        }
-    }
 }
 
 /* u = sin(in A + b), and with a merge operator l = sin(u M + m + the global part in columns 0..h of zm). */

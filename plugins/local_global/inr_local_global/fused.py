@@ -1,25 +1,27 @@
 """The training step of a Local-Global SIREN on the CPU, forward and backward by hand.
 
 Wide products of the global network go to BLAS, one per level: the next global layer and the merge operator see the
-same features, so their matrices stand side by side. All else is blocks.c. In bfloat16 (under autocast) the global
-stream alone is rounded; coordinates, local layers and sums stay in float32.
+same features, so their matrices stand side by side. Its sines are the host's sines.c, all else is blocks.c. In bfloat16
+(under autocast) the global stream alone is rounded; coordinates, local layers and sums stay in float32.
 """
 
 import math
 from collections.abc import Iterable
-from typing import ClassVar
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from inr_scenes.kernels import choice
+from inr_scenes.kernels.native import LANES, SINES, Pool, call, library
 from inr_scenes.siren import SineLayer
 
 from . import kernel
 from .kernel import split
 from .layers import Blocks
-from .native import LANES, call, library
+
+BLOCKS = Path(__file__).with_name("blocks.c")
 
 
 class FusedLevels(torch.autograd.Function):
@@ -36,11 +38,11 @@ class FusedLevels(torch.autograd.Function):
         """Run all levels; sines and their derivatives stay in the workspace if there is to be a backward."""
         blocks, rows, d = coords.shape
         net = _Prepared(dtype, turns, merge_turns, tensors)
-        native, h, g, levels, total = library(dtype), net.h, net.g, len(turns), blocks * rows
+        native, sines, h, g, levels, total = *_libraries(dtype), net.h, net.g, len(turns), blocks * rows
         x = coords.contiguous()
-        work = _Workspace.take(total, g, h, levels, dtype)
+        work = _POOL.take(total, g, h, levels, dtype)
         if g:
-            call(native.global_first, total, d, g, x, net.first_t, net.global_bias[0], *work.shared[0])
+            call(sines.first_sines, total, d, g, x, net.first_t, net.global_bias[0], *work.shared[0])
         local = x
         for i in range(levels):
             u, du, merged, d_merged = work.local[i]
@@ -52,23 +54,26 @@ class FusedLevels(torch.autograd.Function):
                  net.merge[i], net.offset[i], z[:, -h:] if g else None, z.shape[1] if g else 0,
                  u, du, merged, d_merged)
             if g and not last:
-                call(native.global_sines, total, g, z, g + h, net.global_bias[i + 1], *work.shared[i + 1])
+                call(sines.next_sines, total, g, z, g + h, net.global_bias[i + 1], *work.shared[i + 1])
             local = merged if g else u
         y = torch.empty(total, net.out)
         call(native.output_forward, blocks, rows, h, net.out, local, net.output_t, net.output_bias, y)
         if keep:
             ctx.net, ctx.work, ctx.x = net, work, x
         else:
-            work.give()
+            _POOL.give(work, *work.key)
         return y
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dy: Tensor):
         """Run all levels backwards."""
-        net, work, x, dy = ctx.net, ctx.work, ctx.x, dy.contiguous()
+        net, work, x, dy, ctx.work = ctx.net, ctx.work, ctx.x, dy.contiguous(), None
+        if work is None:
+            raise RuntimeError("A fused step of a Local-Global network keeps nothing for a second backward: compute "
+                               "its values anew, or by plain torch (inr_scenes.kernels.choice.choose('torch')).")
         blocks, rows, d = x.shape
-        native, h, g, levels, total = library(net.dtype), net.h, net.g, len(net.turns), blocks * rows
+        native, sines, h, g, levels, total = *_libraries(net.dtype), net.h, net.g, len(net.turns), blocks * rows
         result = _Gradients(net)
         grad, grad_u, grad_in = work.grad
         top = work.local[-1][2 if g else 0]
@@ -91,38 +96,31 @@ class FusedLevels(torch.autograd.Function):
                 torch.mm(mine, net.wide[i], out=work.grad_shared)
                 first = 0 if i else d
                 sums = torch.empty(blocks, 1 + first, g)
-                call(native.global_backward, blocks, rows, g, first, work.grad_shared, work.shared[i][1], dz, g + h, x,
+                call(sines.sines_backward, total, rows, g, first, work.grad_shared, work.shared[i][1], dz, g + h, x,
                      sums)
                 result.shared_bias(i, sums.sum(0))
-        work.give()
+        _POOL.give(work, *work.key)
         return None, None, None, None, None, *result.tensors(d_output_t, dy.view(blocks, rows, net.out).sum(1))
 
 
 class _Workspace:
-    """Memory of one step's part, taken again by the next: fresh pages would cost as much as the sines."""
-
-    free: ClassVar[dict[tuple, list["_Workspace"]]] = {}
+    """Memory of one step's part."""
 
     def __init__(self, total: int, g: int, h: int, levels: int, dtype: torch.dtype):
         self.key = total, g, h, levels, dtype
-        with torch.inference_mode(False):       # the memory outlives the decoding that may ask for it first
-            self.shared = torch.empty(levels, 2, total, g, dtype=dtype)     # sines of the global layers, derivatives
-            self.local = torch.empty(levels, 4, total, h)                   # of local layers, then of merges
-            self.wide = torch.empty(total * (g + h), dtype=dtype)
-            self.grad_shared = torch.empty(total, g, dtype=dtype)
-            self.grad = list(torch.empty(3, total, h))
+        self.shared = torch.empty(levels, 2, total, g, dtype=dtype)         # sines of the global layers, derivatives
+        self.local = torch.empty(levels, 4, total, h)                       # of local layers, then of merges
+        self.wide = torch.empty(total * (g + h), dtype=dtype)
+        self.grad_shared = torch.empty(total, g, dtype=dtype)
+        self.grad = list(torch.empty(3, total, h))
 
-    @classmethod
-    def take(cls, *key) -> "_Workspace":
-        """Return a free workspace, or a new one."""
-        waiting = cls.free.get(key)
-        return waiting.pop() if waiting else cls(*key)
 
-    def give(self) -> None:
-        """Free this workspace for the next part; those of other sizes are let go."""
-        if self.key not in self.free:
-            self.free.clear()
-        self.free.setdefault(self.key, []).append(self)
+_POOL = Pool(_Workspace)
+
+
+def _libraries(dtype: torch.dtype):
+    """Return blocks.c and the host's sines.c, compiled for wide tensors of a type."""
+    return library(BLOCKS, dtype), library(SINES, dtype)
 
 
 class _Prepared:
@@ -221,7 +219,7 @@ def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
     plain = coords.device.type == "cpu" and coords.dtype is torch.float32 and not coords.requires_grad
     narrow = getattr(field.config, "global_features", LANES) < LANES
-    if not plain or narrow or library(dtype) is None:
+    if not plain or narrow or None in _libraries(dtype):
         return field.evaluate(coords, slots).flatten(0, 1)
     while len(slots) < torch.get_num_threads() and coords.shape[1] % 2 == 0:        # work for every thread
         coords, slots = coords.unflatten(1, (2, -1)).flatten(0, 1), slots.repeat_interleave(2)
@@ -235,7 +233,7 @@ def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
 def obstacle(field, device: torch.device) -> str | None:
     """Say why neither fused path serves a partitioned SIREN on a device; none if one does."""
     config = field.config
-    if device.type == "cpu" and library(torch.float32) is not None:
+    if device.type == "cpu" and None not in _libraries(torch.float32):
         wide = getattr(config, "global_features", LANES)
         return f"blocks.c takes global widths of at least {LANES}, not {wide}" if wide < LANES else None
     return choice.triton_obstacle(device) or kernel.obstacle(
@@ -245,7 +243,7 @@ def obstacle(field, device: torch.device) -> str | None:
 def fast_path(device: torch.device) -> str | None:
     """Return the fused path that a Local-Global SIREN in half precision takes on a device, once it is proved."""
     if device.type == "cpu":
-        return "fused (C)" if library(torch.bfloat16) is not None else None
+        return "fused (C)" if None not in _libraries(torch.bfloat16) else None
     if choice.triton_obstacle(device):
         return None
     h, g, levels = 14, 84, 4                # the published image's widths

@@ -1,16 +1,17 @@
 import numpy as np
 import pytest
 import torch
-from inr_local_global import fused, native
+from inr_local_global import fused
 from inr_local_global.layers import Blocks
 from inr_local_global.siren import LgSiren, SirenPerPartition
 
 from inr_scenes.field import build, decode_all
 from inr_scenes.fit import FitConfig, fit
+from inr_scenes.kernels import native
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.spec import Axis, Spec
 
-needs_compiler = pytest.mark.skipif(native.library(torch.float32) is None, reason="no C compiler")
+needs_compiler = pytest.mark.skipif(native.library(fused.BLOCKS, torch.float32) is None, reason="no C compiler")
 NETS = [(LgSiren, {"merge": "shared"}), (LgSiren, {"merge": "levels"}), (SirenPerPartition, {})]
 
 
@@ -82,14 +83,14 @@ def test_fused_and_plain_fits_agree(monkeypatch):
     results = []
     for native_path in (True, False):
         if not native_path:
-            monkeypatch.setattr(fused, "library", lambda dtype: None)
+            monkeypatch.setattr(fused, "library", lambda source, dtype: None)
         results.append(fit(build(LgSiren, signal.spec, config, seed=0), signal, settings))
     a, b = (result.metrics["psnr"] for result in results)
     assert a == pytest.approx(b, abs=0.3) and a > 25
     monkeypatch.undo()
     with torch.no_grad():
         fast = decode_all(results[0].field)
-    monkeypatch.setattr(fused, "library", lambda dtype: None)
+    monkeypatch.setattr(fused, "library", lambda source, dtype: None)
     assert (fast - decode_all(results[0].field)).abs().max() < 1e-5
 
 
@@ -97,7 +98,7 @@ def test_native_code_can_be_switched_off(monkeypatch):
     monkeypatch.setenv("INR_NATIVE", "0")
     native.library.cache_clear()
     try:
-        assert native.library(torch.float32) is None
+        assert native.library(fused.BLOCKS, torch.float32) is None
         assert make(LgSiren).values(Blocks(torch.rand(1, 5, 2), torch.tensor([0]))).shape == (5, 3)
     finally:
         native.library.cache_clear()
@@ -108,7 +109,7 @@ def test_a_compiler_that_fails_is_done_without(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native.library.cache_clear()
     try:
-        assert native.library(torch.float32) is None
+        assert native.library(fused.BLOCKS, torch.float32) is None
         assert not list(tmp_path.rglob("*.so"))
     finally:
         native.library.cache_clear()

@@ -1,0 +1,130 @@
+"""A whole sine network on the CPU, forward and backward by hand: products by BLAS, all else by sines.c.
+
+In bfloat16 (under autocast) sines, their derivatives and products are rounded; coordinates, the first layer, the output
+and sums stay in float32. A layer's product, its sines and what backward needs of them are each written once, into
+memory that the next part takes again.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .native import LANES, SINES, Pool, call, library
+from .network import Net, differentiable
+
+EACH = 64                           # rows that one thread sums by itself
+
+
+def obstacle(net: Net, width: int, dtype: torch.dtype) -> str | None:
+    """Say why this path does not serve; none if it does."""
+    if not net.sine:
+        return "the C kernel is for sine networks"
+    if width < LANES:
+        return f"the C kernel takes a width of {LANES} at least, not {width}"
+    if library(SINES, dtype) is None:
+        return "there is no C compiler, or it was switched off" if dtype in TYPES else f"the C kernel has no {dtype}"
+    return None
+
+
+TYPES = (torch.float32, torch.bfloat16)
+
+
+def sines(net: Net, dtype: torch.dtype, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:
+    """Return values (rows, out), float32, of x (rows, in).
+
+    dtype: what products are rounded to, bfloat16 or float32. tensors: weight (out, in) and bias (out,) of the first
+    layer, of each hidden one and of the linear output. Derivatives to be differentiated again are plain torch's.
+    """
+    with torch.autocast("cpu", enabled=False):
+        return _Sines.apply(net, dtype, torch.is_grad_enabled(), x, *tensors)
+
+
+class _Sines(torch.autograd.Function):
+    """Gradients go to x and all tensors."""
+
+    @staticmethod
+    def forward(ctx, net: Net, dtype: torch.dtype, recording: bool, x: Tensor, *tensors: Tensor) -> Tensor:
+        """Run all layers; sines and their derivatives stay in the workspace if there is to be a backward."""
+        x, packed, native = x.contiguous(), _Packed(net, dtype, tensors), library(SINES, dtype)
+        rows, d = x.shape
+        keeps = recording and any(ctx.needs_input_grad)
+        work = _POOL.take(rows, packed.width, packed.layers, keeps, dtype)
+        call(native.first_sines, rows, d, packed.width, x, packed.first, packed.bias[0], *work.layer(0))
+        for i, weight in enumerate(packed.hidden, 1):
+            torch.mm(work.layer(i - 1)[0], weight.T, out=work.product)
+            call(native.next_sines, rows, packed.width, work.product, packed.width, packed.bias[i], *work.layer(i))
+        y = torch.empty(rows, packed.out)
+        call(native.output, rows, packed.width, packed.out, work.layer(packed.layers)[0], packed.output,
+             packed.output_bias, y)
+        if keeps:
+            ctx.save_for_backward(x, *tensors)
+            ctx.net, ctx.packed, ctx.work = net, packed, work
+        else:
+            _POOL.give(work, *work.key)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        """Run all layers backwards; a gradient that is to be differentiated again comes from plain torch."""
+        needs = ctx.needs_input_grad[3:]
+        work, ctx.work = ctx.work, None
+        if torch.is_grad_enabled() or work is None:         # a second backward finds its memory taken
+            return None, None, None, *differentiable(ctx.net, ctx.saved_tensors, dy, needs)
+        found = _gradients(ctx.packed, work, ctx.saved_tensors[0], dy.contiguous(), needs)
+        _POOL.give(work, *work.key)
+        return None, None, None, *found
+
+
+class _Packed:
+    """A network's tensors in turns, as the kernels and BLAS read them."""
+
+    def __init__(self, net: Net, dtype: torch.dtype, tensors: Sequence[Tensor]):
+        weights, biases = [w.detach() for w in tensors[::2]], [b.detach() for b in tensors[1::2]]
+        self.layers, self.dtype = len(weights) - 2, dtype
+        self.width, self.out = weights[0].shape[0], len(weights[-1])
+        self.turns = net.turns(self.layers)
+        self.first = (weights[0] * self.turns[0]).T.contiguous()
+        self.bias = [b * t for b, t in zip(biases, self.turns)]
+        self.hidden = [(w * t).to(dtype) for w, t in zip(weights[1:-1], self.turns[1:])]
+        self.output, self.output_bias = weights[-1].contiguous(), biases[-1].contiguous()
+
+
+class _Workspace:
+    """Memory of one part: of all layers if it keeps them for backward, else of one."""
+
+    def __init__(self, rows: int, width: int, layers: int, keeps: bool, dtype: torch.dtype):
+        self.key, self.keeps = (rows, width, layers, keeps, dtype), keeps
+        self.product = torch.empty(rows, width, dtype=dtype)
+        self.sines = torch.empty(layers + 1 if keeps else 1, 2 if keeps else 1, rows, width, dtype=dtype)
+
+    def layer(self, i: int) -> tuple[Tensor, Tensor | None]:
+        """Return where a layer's sines are, and their derivatives if they are kept."""
+        return tuple(self.sines[i]) if self.keeps else (self.sines[0, 0], None)
+
+
+_POOL = Pool(_Workspace)
+
+
+def _gradients(packed: _Packed, work: _Workspace, x: Tensor, dy: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
+    """Return the gradients of x, if wanted, and of all tensors, unless none is wanted."""
+    native, (rows, d), width, blocks = library(SINES, packed.dtype), x.shape, packed.width, -(-len(x) // EACH)
+    grad, weights = work.product, any(needs[1:])
+    sums = torch.empty(blocks, packed.out, width)
+    call(native.output_backward, rows, EACH, width, packed.out, dy, work.layer(packed.layers)[0], packed.output, grad,
+         sums)
+    found = [dy.sum(0), sums.sum(0)]
+    for i in range(packed.layers, -1, -1):
+        slope = work.layer(i)[1]                            # becomes the derivatives by the layer's arguments
+        coordinates = 0 if i else d
+        sums = torch.empty(blocks, 1 + coordinates, width)
+        call(native.sines_backward, rows, EACH, width, coordinates, grad, slope, slope, width, x, sums)
+        sums = sums.sum(0) * packed.turns[i]
+        found.append(sums[0])
+        if i and weights:
+            found.append((slope.T @ work.layer(i - 1)[0]).float() * packed.turns[i])
+        if i:
+            torch.mm(slope, packed.hidden[i - 1], out=grad)
+    found.append(sums[1:].T)
+    dx = slope.float() @ packed.first.T if needs[0] else None
+    return [dx, *(reversed(found) if weights else [None] * (len(needs) - 1))]
