@@ -131,10 +131,13 @@ class Field(nn.Module):
         return self.spec.values.to_stored(self(coords).float())
 
     @torch.no_grad()
-    def stored_at(self, coords: Tensor) -> Tensor:
-        """Return stored values (n, out) at any number of coords (n, in), on the CPU, in bounded memory."""
+    def stored_at(self, coords: Tensor, parts: int = 1) -> Tensor:
+        """Return stored values (n, out) at any number of coords (n, in), on the CPU, in bounded memory.
+
+        parts: of what a device best sees at once to take together, where a network does not see all of it.
+        """
         device = next(self.parameters()).device
-        return torch.cat([self.stored(part.to(device)).cpu() for part in coords.split(rows_at_once(device))])
+        return torch.cat([self.stored(part.to(device)).cpu() for part in coords.split(parts * rows_at_once(device))])
 
     def at(self, points: Tensor) -> Tensor:
         """Return stored values (n, out) at world points (n, 3) of a shape, x y z in world units."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .device import quick_half
 
-# a x + b x³ + c x⁵, each the best for what the one before leaves of singular values of 0.02 to 1: at the end 0.91 to 1.09
+# a x + b x³ + c x⁵, each the best for what the one before leaves of singular values of 0.02 to 1: then 0.91 to 1.09
 POLYNOMIALS = ((7.710969, -22.113755, 16.248743), (3.215276, -2.411172, 0.5013), (2.218308, -1.59399, 0.410748))
 SAFETY = 1.01                       # half precision may round a norm up
 

@@ -20,6 +20,8 @@ from torch.nn.functional import grid_sample
 from .camera import Cameras
 from .device import quick_half
 from .errors import InrError, suggestion
+from .kernels.choice import chosen
+from .kernels.native import MARCH, call, library
 from .spec import Frame, Spec
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ def colours(field: "Field", rays: Tensor, quick: bool = False) -> Tensor:
     device = next(field.parameters()).device
     half = quick_half(device) if quick else None
     with torch.autocast(device.type, dtype=half, enabled=half is not None):
-        return field.stored_at(rays)
+        return field.stored_at(rays, parts=4)           # many pass by what there is to see
 
 
 class Rays(nn.Module):
@@ -108,6 +110,13 @@ class HullRays(Rays):
     def meet(self, rays: Tensor) -> tuple[Tensor, Tensor]:
         """Return how far along from the point nearest to the centre rays (n, 6) meet or pass the hull, and how near."""
         nearest, half = _chord(rays)
+        native = _in_c(rays)
+        if native and min(self.grid.shape[2:]) > 1:
+            best, least = rays.new_empty(2, len(rays))
+            sizes = torch.tensor([0.3 * self.voxel])
+            call(native.meet_hull, len(rays), self.grid.shape[-1], self.STEPS, self.grid, sizes, rays.contiguous(),
+                 nearest, half, best, least)
+            return best, least
         half, direction = half[:, 0], rays[:, :3]
         along = -half
         best, least = along, torch.full_like(along, 9.0)
@@ -154,6 +163,12 @@ class ReliefRays(Rays):
     @torch.no_grad()
     def meet(self, scene: Tensor, camera: Tensor) -> Tensor:
         """Return the parallax (n,) of the nearest place of the relief on rays through points (n, 2) of both planes."""
+        native = _in_c(scene)
+        if native and min(self.map.shape[2:]) > 1:
+            found, sizes = scene.new_empty(len(scene)), torch.tensor([self.high, self.low, *self.scale.tolist()])
+            call(native.meet_relief, len(scene), *self.map.shape[2:], self.STEPS, self.map, sizes, scene.contiguous(),
+                 camera.contiguous(), found)
+            return found
         levels = torch.linspace(self.high, self.low, self.STEPS).tolist()
         found = torch.full_like(scene[:, 0], self.low)
         searching = torch.ones_like(found, dtype=torch.bool)
@@ -239,6 +254,13 @@ def _distances(text: str, cells: int) -> np.ndarray:
     inside = np.unpackbits(_unpacked(text, -(-cells**3 // 8)), count=cells**3).reshape(cells, cells, cells).astype(bool)
     distance = np.where(inside, -0.5, distance_transform_edt(~inside) - 0.5)    # rays end where it first is negative
     return (distance * (2 / cells)).astype(np.float32)
+
+
+def _in_c(points: Tensor):
+    """Return the C functions that march on the CPU, where they serve; else none."""
+    if points.device.type != "cpu" or points.dtype is not torch.float32 or torch.compiler.is_compiling():
+        return None
+    return library(MARCH, torch.float32) if chosen() in ("auto", "fused") else None
 
 
 def _chord(rays: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,8 +12,10 @@ import inr_scenes as inr
 from inr_scenes import InrError
 from inr_scenes.camera import Cameras, look_at, pluecker
 from inr_scenes.field import build
+from inr_scenes.kernels.choice import choose
+from inr_scenes.kernels.native import MARCH, library
 from inr_scenes.media import to_bytes
-from inr_scenes.rays import in_frame, rays_for
+from inr_scenes.rays import _in_c, in_frame, rays_for
 from inr_scenes.signals.lightfield import LightFieldSignal
 from inr_scenes.siren import Siren
 from inr_scenes.testing import check_signal, small_signal
@@ -206,6 +208,29 @@ def test_relief_of_two_walls():
         pixels = found[:, :2].std(0) * 64 / 2
         assert pixels.max() < 0.5 < 0.2 * (without * 60).min()
         assert found[:, 2:].abs().max() <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize("views", [ball_views, plane_views])
+def test_marching_in_c_meets_what_plain_torch_meets(views):
+    signal = LightFieldSignal.from_views(*views())
+    seen = rays_for(signal.spec, "surface", 8, 0.1)
+    assert _in_c(seen.grid if views is ball_views else seen.map) or library(MARCH, torch.float32) is None
+    rays = torch.cat([signal.sample(torch.arange(0, len(signal), 11))[0], pluecker(*random_rays(500))])
+    mine = seen.meet(rays)[1] if views is ball_views else seen.see(rays)
+    with choose("torch"):
+        assert _in_c(rays) is None
+        plain = seen.meet(rays)[1] if views is ball_views else seen.see(rays)
+    torch.testing.assert_close(mine, plain, atol=1e-5, rtol=0)
+    places = [seen.see(rays) if views is plane_views else seen.meet(rays)[0]]
+    with choose("torch"):
+        places.append(seen.see(rays) if views is plane_views else seen.meet(rays)[0])
+    assert ((places[0] - places[1]).abs() > 1e-4).float().mean() < 0.005     # steps that end a tie
+
+
+def random_rays(count):
+    generator = torch.Generator().manual_seed(0)
+    origins, directions = torch.randn(2, count, 3, generator=generator)
+    return origins, torch.nn.functional.normalize(directions, dim=-1)
 
 
 def test_surface_is_asked_for_where_there_is_none():

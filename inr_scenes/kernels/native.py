@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 HEADER = Path(__file__).with_name("wide.h")
-SINES = Path(__file__).with_name("sines.c")
+SINES, MARCH = (Path(__file__).with_name(name) for name in ("sines.c", "march.c"))
 # of -ffast-math what sums in vectors need: the whole of it makes numbers near zero vanish in all of the process
 MATH = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast")
 FLAGS = ("-O3", "-march=native", *MATH, "-mprefer-vector-width=512", "-fopenmp", "-shared", "-fPIC")
