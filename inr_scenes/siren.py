@@ -88,8 +88,9 @@ class Siren(Field):
 
     def network(self, seen: Tensor) -> Tensor:
         """Map what the network sees of coordinates (..., features) to values (..., out), by the chosen path."""
-        linears = [layer.linear for layer in self.layers]
-        values = dispatch.served(Net(self.config.first_omega_0, self.config.omega_0), seen, [*linears, self.output])
+        linears = [*(layer.linear for layer in self.layers), self.output]
+        tensors = [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
+        values = dispatch.served(Net(self.config.first_omega_0, self.config.omega_0), seen, tensors)
         return self.output(self.layers(seen)) if values is None else values
 
     def kernel_obstacle(self, device: torch.device) -> str | None:

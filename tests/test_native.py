@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from inr_scenes.derivatives import gradient, hessian, jacobian
 from inr_scenes.field import build
@@ -53,6 +54,19 @@ def test_a_graph_may_be_walked_twice():
     torch.autograd.grad(other, tensors)
     for a, b in zip(first, torch.autograd.grad(loss, tensors)):
         torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_checkpoints_compute_anew_and_agree():
+    net, tensors = Net(), network(2, 32, 2, 3)
+    parts = torch.rand(3, 50, 2)
+
+    def loss(part):
+        return mlp_native.sines(net, torch.float32, part, tensors).square().sum()
+
+    plain = torch.autograd.grad(sum(loss(part) for part in parts), tensors)
+    again = torch.autograd.grad(sum(checkpoint(loss, part, use_reentrant=False) for part in parts), tensors)
+    for a, b in zip(plain, again):
+        torch.testing.assert_close(a, b)
 
 
 def test_derivatives_of_derivatives_are_plain_torchs():

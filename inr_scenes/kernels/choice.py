@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from ..errors import SetAside
 
@@ -108,8 +109,9 @@ def proved(key: Hashable, check: Callable[[], None]) -> bool:
     """Run a self-check once a process; a kernel that fails it is set aside with one line, and plain torch goes on."""
     if key not in _proved:
         try:
-            # a field may be evaluated first where no gradients are recorded
-            with torch.inference_mode(False), torch.enable_grad():
+            # a field may be evaluated first where no gradients are recorded, or where torch.utils.checkpoint takes
+            # from graphs what they save
+            with torch.inference_mode(False), torch.enable_grad(), saved_tensors_hooks(lambda x: x, lambda x: x):
                 check()
             _proved[key] = ""
         except Exception as error:              # whatever a compiler or a driver raises

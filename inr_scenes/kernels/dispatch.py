@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import mlp, mlp_native
 from .choice import (
@@ -23,17 +23,16 @@ from .network import Net, reference
 Size = tuple[int, int, int, int]                # inputs, width, hidden layers, outputs
 
 
-def served(net: Net, x: Tensor, layers: Sequence[nn.Linear]) -> Tensor | None:
+def served(net: Net, x: Tensor, tensors: Sequence[Tensor]) -> Tensor | None:
     """Return values (..., out), float32, of x (..., in) by a fused kernel where one is chosen and serves; else none.
 
-    layers: the first, the hidden ones and the linear output.
+    tensors: weight (out, in) and bias (out,) of the first layer, of each hidden one and of the linear output.
     """
-    (width, inputs), hidden, outputs = layers[0].weight.shape, len(layers) - 2, len(layers[-1].weight)
+    (width, inputs), hidden, outputs = tensors[0].shape, len(tensors) // 2 - 2, len(tensors[-1])
     size = inputs, width, hidden, outputs
     compute = _native(net, x, size) if _in_c(x.device) else _triton(net, x, size)
     if compute is None:
         return None
-    tensors = [tensor for layer in layers for tensor in (layer.weight, layer.bias)]
     if x.requires_grad and only_once():         # derivatives by coordinates are wanted, none by weights
         tensors = [tensor.detach() for tensor in tensors]
     return compute(net, product_type(x), x.reshape(-1, inputs), tensors).reshape(*x.shape[:-1], outputs)

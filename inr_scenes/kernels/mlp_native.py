@@ -49,7 +49,7 @@ class _Sines(torch.autograd.Function):
         x, packed, native = x.contiguous(), _Packed(net, dtype, tensors), library(SINES, dtype)
         rows, d = x.shape
         keeps = recording and any(ctx.needs_input_grad)
-        work = _POOL.take(rows, packed.width, packed.layers, keeps, dtype)
+        work = _POOL.take(rows, packed.width, packed.layers if keeps else 0, keeps, dtype)
         call(native.first_sines, rows, d, packed.width, x, packed.first, packed.bias[0], *work.layer(0))
         for i, weight in enumerate(packed.hidden, 1):
             torch.mm(work.layer(i - 1)[0], weight.T, out=work.product)
@@ -58,8 +58,8 @@ class _Sines(torch.autograd.Function):
         call(native.output, rows, packed.width, packed.out, work.layer(packed.layers)[0], packed.output,
              packed.output_bias, y)
         if keeps:
-            ctx.save_for_backward(x, *tensors)
-            ctx.net, ctx.packed, ctx.work = net, packed, work
+            ctx.save_for_backward(x, *tensors, work.product, work.sines)
+            ctx.net, ctx.packed, ctx.taken = net, packed, False
         else:
             _POOL.give(work, *work.key)
         return y
@@ -68,10 +68,11 @@ class _Sines(torch.autograd.Function):
     def backward(ctx, dy: Tensor):
         """Run all layers backwards; a gradient that is to be differentiated again comes from plain torch."""
         needs = ctx.needs_input_grad[3:]
-        work, ctx.work = ctx.work, None
-        if torch.is_grad_enabled() or work is None:         # a second backward finds its memory taken
-            return None, None, None, *differentiable(ctx.net, ctx.saved_tensors, dy, needs)
-        found = _gradients(ctx.packed, work, ctx.saved_tensors[0], dy.contiguous(), needs)
+        *inputs, product, kept = ctx.saved_tensors
+        if torch.is_grad_enabled() or ctx.taken:            # a second backward finds its memory taken
+            return None, None, None, *differentiable(ctx.net, inputs, dy, needs)
+        ctx.taken, work = True, _Workspace(product.data, kept, keeps=True)      # what is written here counts no version
+        found = _gradients(ctx.packed, work, inputs[0], dy.contiguous(), needs)
         _POOL.give(work, *work.key)
         return None, None, None, *found
 
@@ -91,19 +92,25 @@ class _Packed:
 
 
 class _Workspace:
-    """Memory of one part: of all layers if it keeps them for backward, else of one."""
+    """Memory of one part: a product (rows, width), and the sines and their derivatives of all layers if backward is to
+    have them (layers + 1, 2, rows, width), else the sines of one (1, 1, rows, width)."""
 
-    def __init__(self, rows: int, width: int, layers: int, keeps: bool, dtype: torch.dtype):
-        self.key, self.keeps = (rows, width, layers, keeps, dtype), keeps
-        self.product = torch.empty(rows, width, dtype=dtype)
-        self.sines = torch.empty(layers + 1 if keeps else 1, 2 if keeps else 1, rows, width, dtype=dtype)
+    def __init__(self, product: Tensor, sines: Tensor, keeps: bool):
+        self.product, self.sines, self.keeps = product, sines, keeps
+        self.key = *product.shape, len(sines) - 1 if keeps else 0, keeps, product.dtype
+
+    @classmethod
+    def made(cls, rows: int, width: int, layers: int, keeps: bool, dtype: torch.dtype) -> "_Workspace":
+        """Return memory for so many layers after the first."""
+        shape = (layers + 1, 2) if keeps else (1, 1)
+        return cls(torch.empty(rows, width, dtype=dtype), torch.empty(*shape, rows, width, dtype=dtype), keeps)
 
     def layer(self, i: int) -> tuple[Tensor, Tensor | None]:
         """Return where a layer's sines are, and their derivatives if they are kept."""
         return tuple(self.sines[i]) if self.keeps else (self.sines[0, 0], None)
 
 
-_POOL = Pool(_Workspace)
+_POOL = Pool(_Workspace.made)
 
 
 def _gradients(packed: _Packed, work: _Workspace, x: Tensor, dy: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:

@@ -279,6 +279,6 @@ def _on_chip(field, coords: Tensor, slots: Tensor, shared: Iterable[SineLayer]) 
 
 
 def _tensors(field, slots: Tensor, shared: Iterable[SineLayer]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the tensors of the blocks in `slots`, layer by layer, and those of the shared layers."""
+    """Return the tensors of the blocks in `slots`, layer by layer, and those of the shared layers, for plain sines."""
     local = [tensor.index_select(0, slots) for layer in field.local for tensor in layer.tensors()]
-    return local, [tensor for layer in shared for tensor in (layer.linear.weight, layer.linear.bias)]
+    return field.as_sines(local, [tensor for layer in shared for tensor in (layer.linear.weight, layer.linear.bias)])

@@ -25,6 +25,22 @@ def shaped_sine(x: Tensor, omega: float, scalars: Tensor) -> Tensor:
     return a.exp() * torch.sin(b.exp() * omega * x + c) + d
 
 
+def shaped(weight: Tensor, bias: Tensor, omega: float | None, scalars: Tensor | None, before: Tensor | None,
+           inputs: int = -1) -> list[Tensor]:
+    """Return weight and bias with which plain sines compute what shaped ones do, but for e^a and d of this layer.
+
+    scalars: of this layer's sines; none: it is linear, and `omega` is not used. before: of the sines that it sees;
+    none: it sees coordinates. inputs: the weight's dimension that is summed over.
+    """
+    if before is not None:
+        a, _, _, d = before
+        weight, bias = a.exp() * weight, bias + d * weight.sum(inputs)
+    if scalars is not None:
+        _, b, c, _ = scalars
+        weight, bias = b.exp() * weight, b.exp() * bias + c / omega
+    return [weight, bias]
+
+
 class Harmonizer(nn.Module):
     """Encoder, then linear layers with SiLU between them, to `sets` times (a, b, c, d).
 

@@ -4,16 +4,19 @@ import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from inr_scenes.field import Recipe
+from inr_scenes.kernels import dispatch
+from inr_scenes.kernels.network import Net
 from inr_scenes.rays import rays_for
 from inr_scenes.signal import Signal
 from inr_scenes.siren import SineLayer, sine_output
 from inr_scenes.spec import Spec
 
 from .config import LocalGlobalConfig, PartitionConfig
-from .harmonizer import Harmonized, HarmonizerConfig, shaped_sine
+from .harmonizer import Harmonized, HarmonizerConfig, shaped, shaped_sine
 from .recipes import incode_recipe, lg_incode_recipe
 from .siren import LgSiren, coordinate_layer
 
@@ -60,10 +63,33 @@ class Incode(Harmonized):
     def _values(self, seen: Tensor) -> Tensor:
         (scalars,) = self.scalars
         first, *hidden = self.layers
+        values = dispatch.served(Net(first.omega_0, self.config.omega_0), seen, self._as_siren(scalars))
+        if values is not None:
+            return values
         x = shaped_sine(coordinate_layer(first.linear, seen), first.omega_0, scalars)
         for layer in hidden:
             x = shaped_sine(layer.linear(x), layer.omega_0, scalars)
         return self.output(x)
+
+    def _as_siren(self, scalars: Tensor) -> list[Tensor]:
+        """Return the tensors of the SIREN that computes the same."""
+        before, tensors = None, []
+        for layer in self.layers:
+            linear = layer.linear
+            tensors += shaped(linear.weight, linear.bias, layer.omega_0, scalars, before)
+            before = scalars
+        return [*tensors, *shaped(self.output.weight, self.output.bias, None, None, before)]
+
+    def kernel_obstacle(self, device: torch.device) -> str | None:
+        """Say why the fused sine network does not serve; none if it does."""
+        config = self.config
+        size = self.rays.features, config.hidden_features, config.hidden_layers, self.spec.out_features
+        return dispatch.obstacle(Net(config.first_omega_0, config.omega_0), size, device)
+
+    @classmethod
+    def fast_path(cls, device: torch.device) -> str | None:
+        """Return the fused kernel of a device, once it has passed its self-check."""
+        return dispatch.fast_path(device)
 
     @classmethod
     def suggest(cls, signal: Signal, preset: str) -> Recipe:
@@ -89,6 +115,25 @@ class LgIncode(Harmonized, LgSiren):
     def sines(self):
         """Return the activations of local, global and merge layers."""
         return tuple(functools.partial(shaped_sine, scalars=scalars) for scalars in self.scalars)
+
+    def as_sines(self, own: list[Tensor], common: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the tensors of the Local-Global SIREN that computes the same."""
+        local, shared, merge = self.scalars
+        first, omega, levels = self.config.first_omega_0, self.config.omega_0, self.config.hidden_layers + 1
+        weights, mine, both = list(zip(own[::2], own[1::2])), [], []
+        for i, (weight, bias) in enumerate(weights):
+            ends = i == levels
+            mine += shaped(weight, bias, None if ends else omega if i else first, None if ends else local,
+                           merge if i else None, inputs=1)
+        for i, (weight, bias) in enumerate(zip(common[::2], common[1::2])):
+            if i < levels:
+                both += shaped(weight, bias, omega if i else first, shared, shared if i else None)
+            else:                                           # a merge operator sees local, then global features
+                h = len(weight)
+                left, offset = shaped(weight[:, :h], bias, None, None, local)
+                right, offset = shaped(weight[:, h:], offset, None, None, shared)
+                both += shaped(torch.cat([left, right], 1), offset, omega, merge, None)
+        return mine, both
 
     @classmethod
     def suggest(cls, signal: Signal, preset: str) -> Recipe:

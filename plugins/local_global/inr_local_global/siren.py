@@ -34,6 +34,10 @@ class SirenPerPartition(Partitioned):
         """Like `evaluate`, by the fused path where it serves."""
         return fused.values(self, points, [])
 
+    def as_sines(self, own: list[Tensor], common: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the tensors with which plain sines compute the same: these."""
+        return own, common
+
     def kernel_obstacle(self, device: torch.device) -> str | None:
         """Say why no fused path serves; none if one does."""
         return fused.obstacle(self, device)
@@ -89,7 +93,12 @@ class LgSiren(Partitioned):
     @property
     def _plain_sines(self) -> bool:
         """Whether this is the network that fused paths know: sines, merged over both kinds of features."""
-        return self.config.merge != "add" and type(self).sines is LgSiren.sines
+        return self.config.merge != "add" and type(self)._known()
+
+    @classmethod
+    def _known(cls) -> bool:
+        """Say whether the activations are sines, or `as_sines` says how others are computed by them."""
+        return cls.sines is LgSiren.sines or cls.as_sines is not LgSiren.as_sines
 
     def kernel_obstacle(self, device: torch.device) -> str | None:
         """Say why no fused path serves; none if one does."""
@@ -100,11 +109,15 @@ class LgSiren(Partitioned):
     @classmethod
     def fast_path(cls, device: torch.device) -> str | None:
         """Return the fused path of a device."""
-        return fused.fast_path(device) if cls.sines is LgSiren.sines else None
+        return fused.fast_path(device) if cls._known() else None
 
     def sines(self):
         """Return the activations of local, global and merge layers: functions of (pre-activation, omega)."""
         return sine, sine, sine
+
+    def as_sines(self, own: list[Tensor], common: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the tensors of blocks and of shared layers with which plain sines compute the same."""
+        return own, common
 
     def evaluate(self, coords: Tensor, slots: Tensor) -> Tensor:
         """Apply every block's own network, merged with the global one at every level."""

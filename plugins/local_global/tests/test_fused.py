@@ -2,14 +2,17 @@ import numpy as np
 import pytest
 import torch
 from inr_local_global import fused
+from inr_local_global.incode import Incode, LgIncode
 from inr_local_global.layers import Blocks
 from inr_local_global.siren import LgSiren, SirenPerPartition
 
 from inr_scenes.field import build, decode_all
 from inr_scenes.fit import FitConfig, fit
 from inr_scenes.kernels import native
+from inr_scenes.kernels.choice import choose
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.spec import Axis, Spec
+from inr_scenes.testing import small_signal
 
 needs_compiler = pytest.mark.skipif(native.library(fused.BLOCKS, torch.float32) is None, reason="no C compiler")
 NETS = [(LgSiren, {"merge": "shared"}), (LgSiren, {"merge": "levels"}), (SirenPerPartition, {})]
@@ -113,3 +116,25 @@ def test_a_compiler_that_fails_is_done_without(monkeypatch, tmp_path):
         assert not list(tmp_path.rglob("*.so"))
     finally:
         native.library.cache_clear()
+
+
+@needs_compiler
+@pytest.mark.parametrize("cls, config", [(Incode, {"hidden_features": 40}), (LgIncode, {"partitions": (3, 3)}),
+                                         (LgIncode, {"partitions": (3, 3), "merge": "levels"})])
+def test_shaped_sines_are_computed_as_sines(cls, config, monkeypatch):
+    signal = small_signal("image")
+    widths = {} if cls is Incode else {"local_features": 9, "global_features": 37}
+    field = build(cls, signal.spec, config | widths, seed=0)
+    field.condition(signal)
+    for p in field.harmonizer.parameters():             # else all scalars are near 0.3
+        torch.nn.init.normal_(p, std=0.05, generator=torch.Generator().manual_seed(len(p)))
+    points = torch.rand(200, 2, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with choose("torch"):
+        expected = field(points)
+        wanted = torch.autograd.grad(expected.square().sum(), list(field.parameters()))
+    monkeypatch.setattr(f"{cls.__module__}.shaped_sine", lambda *_, **__: pytest.fail("plain"))
+    values = field(points)
+    found = torch.autograd.grad(values.square().sum(), list(field.parameters()))
+    assert torch.allclose(values, expected, atol=1e-4) and expected.std() > 0.05
+    for (name, _), mine, theirs in zip(field.named_parameters(), found, wanted):
+        assert (mine - theirs).norm() <= 1e-3 * theirs.norm() + 1e-6, name
