@@ -95,8 +95,8 @@ def time_to(goal: float, loop, signal: ImageSignal, device, dtype, limit: float)
 class Published:
     """The loop as published: float32, the whole image a step, Adam 1e-4, the loss read every step."""
 
-    def __init__(self, signal: ImageSignal, device, micro: int | None = None):
-        self.signal = signal
+    def __init__(self, signal: ImageSignal, device, micro: int | None = None, kernel: str = "torch"):
+        self.signal, self.kernel = signal, kernel
         self.field = build(Siren, signal.spec, {}, seed=0).to(device)
         self.optimizer = torch.optim.Adam(self.field.parameters(), lr=1e-4)
         self.coords, self.values = signal.sample(torch.arange(len(signal), device=device))
@@ -107,7 +107,8 @@ class Published:
         self.optimizer.zero_grad()
         total = 0.0
         for coords, values in zip(self.coords.split(self.micro), self.values.split(self.micro)):
-            loss = F.mse_loss(self.field(coords), values) * len(coords) / len(self.coords)
+            with choose(self.kernel):
+                loss = F.mse_loss(self.field(coords), values) * len(coords) / len(self.coords)
             loss.backward()
             total += loss.item()
         self.optimizer.step()
@@ -126,7 +127,7 @@ class Published:
 def record(signal: ImageSignal, count: int, device) -> None:
     """Take the published loop's PSNR for `count` steps, in parts that are quicker and add up to the same."""
     curves = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
-    loop, curve = Published(signal, device, 4096 if device.type == "cpu" else None), []
+    loop, curve = Published(signal, device, 4096 if device.type == "cpu" else None, "auto"), []
     for step in range(1, count + 1):
         loop.step()
         if step % 10 == 0:
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--photos", nargs="+", default=["kodim23"])
     parser.add_argument("--goals", nargs="+", type=float, default=[30.0, 35.0])
     parser.add_argument("--record", type=int, default=0, help="steps of the published loop to record first")
+    parser.add_argument("--record-only", action="store_true", help="and end")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a way is given up")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
@@ -168,6 +170,8 @@ def main() -> None:
         signal = photo(name).to(device)
         if options.record:
             record(signal, options.record, device)
+        if options.record_only:
+            continue
         a_step = Published(signal, device).seconds()
         curve = json.loads(RECORD.read_text()).get(signal.name, []) if RECORD.is_file() else []
         for goal in options.goals:
