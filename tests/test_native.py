@@ -109,3 +109,29 @@ def test_not_a_number_stays_one():
     x = torch.rand(5, 2)
     x[2] = float("nan")
     assert mlp_native.sines(net, torch.float32, x, tensors).isnan().any(1).tolist() == [i == 2 for i in range(5)]
+
+
+def test_what_knows_no_hand_made_backward_is_plain_torch():
+    spec = Spec("image", tuple(Axis.regular(8) for _ in range(2)), 2, 3)
+    field, points = build(Siren, spec, {"hidden_features": 32}, seed=0), torch.rand(6, 2)
+    expected = jacobian(field, points).detach()
+    slopes = torch.func.vmap(torch.func.jacrev(field))(points)
+    _, forward = torch.func.jvp(field, (points,), (torch.eye(2)[:1].expand(6, 2),))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(points, torch.ones(6, 2))
+        tangent = torch.autograd.forward_ad.unpack_dual(field(dual)).tangent
+    torch.testing.assert_close(slopes, expected, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(forward, expected[..., 0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tangent, expected.sum(-1), atol=1e-4, rtol=1e-4)
+
+
+def test_other_types_and_no_points_at_all():
+    spec = Spec("image", tuple(Axis.regular(8) for _ in range(2)), 2, 3)
+    field = build(Siren, spec, {"hidden_features": 32}, seed=0)
+    field(torch.empty(0, 2)).sum().backward()
+    assert field.layers[1].linear.weight.grad.abs().sum() == 0 and field(torch.empty(0, 2)).shape == (0, 3)
+    points = torch.rand(6, 2)
+    expected = field(points).detach()
+    assert torch.allclose(field.double()(points.double()).float(), expected, atol=1e-5)
+    with pytest.raises(RuntimeError, match="dtype"):        # as plain torch says, and nothing read amiss
+        field(points)

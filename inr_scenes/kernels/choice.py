@@ -10,6 +10,7 @@ from contextvars import ContextVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.autograd.graph import saved_tensors_hooks
 
 from ..errors import SetAside
@@ -101,6 +102,8 @@ def serves(x: Tensor, derivatives: bool = False) -> bool:
     Where coordinates want a gradient they mostly want a second one too, which is plain torch's.
     """
     if torch.compiler.is_compiling() or chosen() not in ("auto", "fused") or x.dtype is not torch.float32:
+        return False
+    if torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0:   # no hand-made backward there
         return False
     return not (x.requires_grad and torch.is_grad_enabled()) or (derivatives and only_once())
 

@@ -30,6 +30,8 @@ def served(net: Net, x: Tensor, tensors: Sequence[Tensor]) -> Tensor | None:
     """
     (width, inputs), hidden, outputs = tensors[0].shape, len(tensors) // 2 - 2, len(tensors[-1])
     size = inputs, width, hidden, outputs
+    if any(tensor.dtype is not torch.float32 or tensor.device != x.device for tensor in tensors):
+        return None
     compute = _native(net, x, size) if _in_c(x.device) else _triton(net, x, size)
     if compute is None:
         return None

@@ -210,16 +210,15 @@ def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
     Triton kernel on CUDA. shared: the global layers, then the merge operators.
     """
     coords, slots = points.coords, points.slots
-    if torch.compiler.is_compiling() or choice.chosen() in ("torch", "compile"):
+    if not choice.serves(coords) or field.fill.dtype is not torch.float32:
         return field.evaluate(coords, slots).flatten(0, 1)
     if coords.device.type != "cpu" or choice.interpreted():
         values = _on_chip(field, coords, slots, shared)
         if values is not None:
             return values
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
-    plain = coords.device.type == "cpu" and coords.dtype is torch.float32 and not coords.requires_grad
     narrow = getattr(field.config, "global_features", LANES) < LANES
-    if not plain or narrow or None in _libraries(dtype):
+    if coords.device.type != "cpu" or narrow or None in _libraries(dtype):
         return field.evaluate(coords, slots).flatten(0, 1)
     while len(slots) < torch.get_num_threads() and coords.shape[1] % 2 == 0:        # work for every thread
         coords, slots = coords.unflatten(1, (2, -1)).flatten(0, 1), slots.repeat_interleave(2)
