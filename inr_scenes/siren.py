@@ -127,7 +127,7 @@ FAST_CONFIG = {
     "lightfield": {"rays": "auto", "first_omega_0": 60.0},
 }
 FAST_FIT = {
-    "audio": {"steps": 3000, "batch": 8192, "optimizer": "muon", "lr": 3e-4, "precision": "auto"},
+    "audio": {"steps": 3000, "batch": 8192, "optimizer": "muon", "lr": 4e-4, "precision": "auto"},
     "video": {"steps": 3000, "batch": 8192, "optimizer": "muon", "lr": 6e-4, "precision": "auto"},
     # at 1e-3 long fits end worse than short ones
     "image": {"steps": 2200, "batch": 4096, "optimizer": "muon", "lr": 4e-4, "precision": "auto"},

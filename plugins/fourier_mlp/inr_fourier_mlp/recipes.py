@@ -70,7 +70,7 @@ FAST_KINDS = {
     "shape": lambda spec: {"frequency_scale": 10.0, "octaves": 4.0, "encoding_features": 256},
     "lightfield": lambda spec: {"rays": "auto", "frequency_scale": 8.0, "octaves": 4.0, "encoding_features": 256},
 }
-FAST_FIT = {"optimizer": "muon", "lr": 6e-3, "batch": 4096, "precision": "auto", "steps": 2600}
+FAST_FIT = {"optimizer": "muon", "lr": 9e-3, "batch": 4096, "precision": "auto", "steps": 2600}
 FAST_STEPS = {
     "shape": {"batch": 8192, "focus": 0.75, "steps": 600},
     "lightfield": {"batch": 8192, "focus": 0.5, "steps": 4000},

@@ -19,9 +19,9 @@ FAST_FIT = {
 }
 INCODE_FIT = {
     "image": {"optimizer": "muon", "lr": 4e-4, "batch": 4096, "precision": "auto"},
-    "audio": {"optimizer": "muon", "lr": 3e-4, "batch": 8192, "precision": "auto"},
+    "audio": {"optimizer": "muon", "lr": 4e-4, "batch": 8192, "precision": "auto"},
     "video": {"lr": 3e-4, "batch": 8192},
-    "shape": {"optimizer": "muon", "lr": 1e-3, "batch": 8192, "focus": 0.75, "precision": "auto"},
+    "shape": {"optimizer": "muon", "lr": 7e-4, "batch": 8192, "focus": 0.75, "precision": "auto"},
 }
 STEPS = {"image": 1001, "audio": 1001, "video": 5001, "shape": 26_860}
 
