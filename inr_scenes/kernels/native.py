@@ -20,7 +20,7 @@ SINES, MARCH = (Path(__file__).with_name(name) for name in ("sines.c", "march.c"
 # of -ffast-math what sums in vectors need: the whole of it makes numbers near zero vanish in all of the process
 MATH = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast")
 FLAGS = ("-O3", "-march=native", *MATH, "-mprefer-vector-width=512", "-fopenmp", "-shared", "-fPIC")
-PLAIN_FLAGS = ("-O3", "-shared", "-fPIC")           # for compilers that do not know the others
+PLAIN_FLAGS = ("-O3", *MATH, "-shared", "-fPIC")    # for compilers that do not know the others
 LANES = 16                          # that widths are at least, or padded to a multiple of
 
 
