@@ -416,15 +416,19 @@ def test_one_bad_file_among_many_keeps_none_of_the_others_from_being_encoded(inr
 
 def test_encode_names_what_does_not_suit_the_model(picture, inr, run, folder, tmp_path):
     Image.fromarray(picture(1)[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(picture(1)).convert("RGBA").save(tmp_path / "clear.png")
     (tmp_path / "empty.png").write_bytes(b"")
-    for name, message in (("grey.png", "3 channels; grey has 1"), ("empty.png", "0 bytes"),
+    for name, message in (("clear.png", "3 channels; clear has 4"), ("empty.png", "0 bytes"),
                           ("nothing.png", "not exist")):
         status, _, err = inr("encode", run, name, "-o", "out.safetensors")
         assert status == 1 and message in err and len(err.strip().splitlines()) == 1
     status, _, err = inr("encode", run, folder / "03.png", "nothing.png", "-o", "both")
     assert status == 1 and not (tmp_path / "both").exists(), "what is missing is said before anything is encoded"
-    status, _, err = inr("encode", run, "grey.png", "--mode", "rgb", "-o", "out.safetensors")
-    assert status == 0, err
+    for flags in ((), ("--mode", "rgb")):           # grey is three equal channels unless told otherwise
+        status, _, err = inr("encode", run, "grey.png", *flags, "-o", "out.safetensors", "--overwrite")
+        assert status == 0, err
+        assert inr("eval", "out.safetensors", "grey.png")[0] == 0
+    assert inr("encode", run, "grey.png", "--mode", "grey", "-o", "grey.safetensors")[0] == 1
 
 
 def test_settings_that_count_nothing_are_refused(inr, folder, tmp_path):

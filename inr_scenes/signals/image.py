@@ -14,6 +14,7 @@ from ..signal import GridSignal
 from ..spec import UNIT_RANGE, Axis, Spec
 
 LARGEST = 1 << 28                   # pixels; beyond this a file is more likely a decompression bomb than a photo
+FULLER = {3: "rgb", 4: "rgba"}      # modes that lose nothing of pictures with fewer channels
 
 
 class ImageSignal(GridSignal):
@@ -39,6 +40,8 @@ class ImageSignal(GridSignal):
         """Read an image. Raises InrError for anything that is not a whole, sensible image file."""
         path = readable(path)
         array, bits = read_image(path, mode, size)
+        if like is not None and mode == "auto" and array.shape[-1] < like.out_features:
+            array, bits = read_image(path, FULLER.get(like.out_features, mode), size)
         signal = cls.from_array(array, bits=bits, grid=grid, name=path.stem)
         if like is not None:
             signal = signal.beside(like.replace(meta={**like.meta, "bits": bits}), path)
