@@ -80,7 +80,7 @@ def lightfields(data: Path, out: Path):
 
 
 def render(data: Path, out: Path):
-    """Render 100 views at 128×128 from the first light field that was fitted."""
+    """Render 100 views at 128×128 from each light field that was fitted."""
     for name in SCENES:
         run = out / f"{Path(name).stem}-siren"
         if run.is_dir():
@@ -90,7 +90,6 @@ def render(data: Path, out: Path):
                 inr("render", run, out / "orbit.mp4", "--frames", frames, "--size", 128, 128)
                 times.append(time.perf_counter() - start)
             yield f"`inr render {Path(name).stem} --size 128 128`", "", f"{100 / (times[1] - times[0]):.1f} frames/s"
-            return
 
 
 def mesh(data: Path, out: Path):

@@ -1,11 +1,10 @@
-"""Triangle meshes: reading, mending, inside and outside, distances, level sets, ray-cast views, comparison.
+"""Triangle meshes: reading, mending, inside and outside, distances, ray-cast views, comparison.
 
-The one file that meets open3d, scikit-image and trimesh. Points are arrays (n, 3), x y z in the mesh's own units.
+The one file that meets open3d. Points are arrays (n, 3), x y z in the mesh's own units.
 """
 
 import functools
 import importlib
-import math
 import sys
 import warnings
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from torch import Tensor
 from .camera import Cameras
 from .errors import InrError
 from .files import readable
-from .spec import Spec
 
 if TYPE_CHECKING:
     from trimesh import Trimesh
@@ -55,7 +53,7 @@ def read_mesh(path) -> "Trimesh":
     # seams of normals and textures are no holes; only equal places are merged, so that no unit is too small
     _, first, where = np.unique(mesh.vertices + 0.0, axis=0, return_index=True, return_inverse=True)
     mesh.update_vertices(first, where.ravel())
-    mesh.update_faces(~_collapsed(mesh.faces))
+    mesh.update_faces(~collapsed(mesh.faces))
     return mesh
 
 
@@ -69,7 +67,7 @@ def open_edges(mesh: "Trimesh") -> int:
 def repair(mesh: "Trimesh") -> "Trimesh":
     """Return a closed copy: degenerate and doubled faces removed, winding made consistent, holes filled by fans."""
     mesh = mesh.copy()
-    mesh.update_faces(~_collapsed(mesh.faces) & mesh.unique_faces())
+    mesh.update_faces(~collapsed(mesh.faces) & mesh.unique_faces())
     if not open_edges(mesh):
         return mesh
     mesh.fix_normals(multibody=True)
@@ -130,92 +128,6 @@ def measures_distance() -> bool:
         return bool(open3d())
     except InrError:
         return False
-
-
-def level_set(values: np.ndarray, spec: Spec) -> "Trimesh":
-    """Return the surface around values > 0, (z, y, x) at the samples of `spec`, in world units.
-
-    Marching cubes on the float values, so vertices lie between samples. The surface is closed where it meets the
-    border of the grid, which it does not leave; its faces are turned outwards.
-    """
-    import trimesh
-    from skimage.measure import marching_cubes
-
-    scale = float(max(map(abs, torch.from_numpy(values).aminmax()))) or 1.0
-    box = _around(values)
-    padded = np.pad(values[tuple(slice(*ends) for ends in box)], 1, constant_values=-scale)
-    small = 1e-3 * scale                        # corners that nearly touch the surface make slivers of triangles
-    near = (padded < small) & (padded > -small)
-    padded[near] = np.where(padded[near] > 0, small, -small)
-    crossed = np.zeros(padded.shape, bool)
-    crossed[1:, 1:, 1:] = crossed_cells(padded)             # scikit-image looks up a cell at its last corner
-    index, faces, _, _ = marching_cubes(padded, 0.0, gradient_direction="descent", mask=crossed)
-    index += np.array([low for low, _ in box], index.dtype)
-    index = np.clip(index - 1, 0, np.array(values.shape) - 1)
-    coords = [axis.start + (axis.first + column) * axis.step for axis, column in zip(spec.axes, index.T.astype(float))]
-    vertices = spec.to_world(torch.from_numpy(np.stack(coords, 1))).numpy()
-    if spec.frame is not None and torch.linalg.det(spec.frame.tensor[:3, :3]) < 0:      # a frame may mirror
-        faces = faces[:, ::-1]
-    return trimesh.Trimesh(vertices, faces, process=False)
-
-
-def crossed_cells(values: np.ndarray) -> np.ndarray:
-    """Say which cells between samples (z, y, x) have corners on both sides of the surface around values > 0."""
-    inside = values > 0
-    some, every = inside.reshape(-1), inside.reshape(-1).copy()
-    for step in (math.prod(values.shape[axis + 1:]) for axis in range(3)):      # along rows: what runs over is cut off
-        some[:-step] |= some[step:]
-        every[:-step] &= every[step:]
-    some &= ~every
-    return inside[:-1, :-1, :-1]
-
-
-def _around(values: np.ndarray) -> list[tuple[int, int]]:
-    """Return the ends, along each axis, of the samples with values > 0 and of the next ones around."""
-    inside, ends = torch.from_numpy(values) > 0, []
-    for axis, count in enumerate(values.shape):
-        there = inside.flatten(axis + 1).any(-1) if axis < 2 else inside
-        there = there.reshape(-1, count).any(0).nonzero()
-        ends.append((max(0, int(there[0]) - 1), min(count, int(there[-1]) + 2)))
-    return ends
-
-
-def rounded(mesh: "Trimesh") -> "Trimesh":
-    """Return the mesh in the float32 of most file formats; vertices of a face that fall together become one.
-
-    A reader that merges equal vertices then still finds the surface closed.
-    """
-    import trimesh
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    vertices, edges = mesh.vertices.astype(np.float32), mesh.edges
-    short = edges[(vertices[edges[:, 0]] == vertices[edges[:, 1]]).all(1)]
-    graph = coo_matrix((np.ones(len(short), np.int8), (short[:, 0], short[:, 1])), shape=(len(vertices),) * 2)
-    where = connected_components(graph, directed=False)[1]
-    _, first = np.unique(where, return_index=True)
-    faces = where[mesh.faces]
-    return trimesh.Trimesh(vertices[first], faces[~_collapsed(faces)], vertex_normals=mesh.vertex_normals[first],
-                           process=False)
-
-
-def remove_specks(mesh: "Trimesh", share: float = 0.002) -> int:
-    """Remove separate parts with less than `share` of the largest part's area; return how many they were."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
-    edges, n = mesh.edges, len(mesh.vertices)
-    graph = coo_matrix((np.ones(len(edges), np.int8), (edges[:, 0], edges[:, 1])), shape=(n, n))
-    count, label = connected_components(graph, directed=False)
-    if count < 2:
-        return 0
-    part = label[mesh.faces[:, 0]]
-    area = np.bincount(part, weights=mesh.area_faces, minlength=count)
-    keep = area >= share * area.max()
-    if not keep.all():
-        mesh.update_faces(keep[part])
-        mesh.remove_unreferenced_vertices()
-    return int(count - keep.sum())
 
 
 def compare_meshes(reference: "Trimesh", mesh: "Trimesh", samples: int = 100_000, seed: int = 0) -> dict[str, float]:
@@ -355,7 +267,7 @@ def _chunks(points) -> Iterator[np.ndarray]:
         yield points[low:low + CHUNK]
 
 
-def _collapsed(faces: np.ndarray) -> np.ndarray:
+def collapsed(faces: np.ndarray) -> np.ndarray:
     """Say which faces use a vertex twice."""
     return (faces == np.roll(faces, 1, axis=1)).any(1)
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import geometry
+from . import surface
 from .derivatives import gradient
 from .device import quick_half, rows_at_once
 from .errors import InrError
@@ -49,12 +49,12 @@ def mesh(field: Field, resolution: int = 256, *, box: Sequence[float] | None = N
     samples = _sample(field, grid, levels, level)
     if samples.values.max() <= 0:
         raise InrError(f"The field has no surface at level {level:g} here: there is nothing to mesh.")
-    surface, evaluated = geometry.level_set(samples.values, samples.spec), samples.evaluated
+    found, evaluated = surface.level_set(samples.values, samples.spec), samples.evaluated
     del samples
-    removed = geometry.remove_specks(surface) if specks else 0
-    surface.vertex_normals = _normals(field, surface.vertices)
-    surface.metadata.update(evaluated=evaluated, dense=grid.size, specks_removed=removed)
-    return surface
+    removed = surface.remove_specks(found) if specks else 0
+    found.vertex_normals = _normals(field, found.vertices)
+    found.metadata.update(evaluated=evaluated, dense=grid.size, specks_removed=removed)
+    return found
 
 
 def _grid(spec: Spec, resolution: int, box: Sequence[float] | None) -> tuple[Spec, int]:
@@ -110,7 +110,7 @@ def _sample(field: Field, grid: Spec, levels: int, level: float, whole: bool = F
     samples.evaluate(np.arange(samples.values.size), half=levels > 0)
     for halving in range(levels):
         surely = halving <= cautious
-        near = samples.near_surface(halving < cautious) if surely else geometry.crossed_cells(samples.values)
+        near = samples.near_surface(halving < cautious) if surely else surface.crossed_cells(samples.values)
         if halving == 0 and not whole and near.any():
             near = samples.cut(near)
         doubtful = _doubtful(samples.values, np.argwhere(near), surely)
@@ -118,7 +118,9 @@ def _sample(field: Field, grid: Spec, levels: int, level: float, whole: bool = F
         samples.evaluate(samples.lacking(doubtful, HALF), half=True)
         samples.follow(EXACT if samples.stride == 1 else HALF)
     if samples.left():                          # the surface went where nothing had hinted at it
-        return _sample(field, grid, levels - cautious, level, whole=True)
+        again = _sample(field, grid, levels - cautious, level, whole=True)
+        again.evaluated += samples.evaluated
+        return again
     samples.values = samples.values[tuple(map(slice, counts - samples.origin))]
     return samples
 
@@ -146,16 +148,13 @@ class _Samples:
 
     def cut(self, cells: np.ndarray) -> np.ndarray:
         """Keep what is around some cells, with one more on every side; return what is kept of them."""
-        parts = []
-        for axis, count in enumerate(cells.shape):
-            there = np.flatnonzero(cells.any(tuple(other for other in range(3) if other != axis)))
-            low, high = max(0, there[0] - 1), min(count, there[-1] + 2)
-            self.ends[axis] &= low == 0, high == count
-            self.origin[axis] += low * self.stride
-            parts.append((low, high))
-        samples = tuple(slice(low, high + 1) for low, high in parts)
+        part = surface.around(cells)
+        low, high = (np.array([getattr(p, end) for p in part]) for end in ("start", "stop"))
+        self.ends &= np.stack([low == 0, high == cells.shape], 1)
+        self.origin += low * self.stride
+        samples = tuple(slice(p.start, p.stop + 1) for p in part)
         self.values, self.known = self.values[samples].copy(), self.known[samples].copy()
-        return cells[tuple(slice(*part) for part in parts)]
+        return cells[part]
 
     def left(self) -> bool:
         """Say whether the surface goes on where it was cut."""
@@ -270,7 +269,7 @@ def _doubtful(values: np.ndarray, cells: np.ndarray, surely: bool) -> np.ndarray
 def _normals(field: Field, vertices: np.ndarray) -> np.ndarray:
     """Unit normals (n, 3) in the world: down the gradient of what is above zero inside.
 
-    Half precision turns them by 0.2 degrees, 1 at most.
+    Half precision turns them by fractions of a degree.
     """
     device = next(field.parameters()).device
     frame = torch.eye(3, dtype=torch.float64) if field.spec.frame is None else field.spec.frame.tensor[:3, :3]

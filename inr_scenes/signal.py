@@ -90,6 +90,10 @@ class Signal:
         """Return what the field class suggested (a Recipe), changed where this signal knows better."""
         return recipe
 
+    def suited(self, spec: Spec) -> "Signal":
+        """Return this signal with the channels of `spec` where nothing is lost by it, else itself."""
+        return self
+
     @property
     def peak(self) -> float:
         """The value a PSNR takes as full scale, in stored units."""

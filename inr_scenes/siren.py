@@ -48,7 +48,49 @@ def sine_output(in_features: int, out_features: int, omega_0: float) -> nn.Linea
     return layer
 
 
-class Siren(Field):
+class SineNetwork(Field):
+    """What networks of sine layers share: they see coordinates as `rays` does, and a fused kernel may compute them.
+
+    A subclass makes `rays`, and gives `as_sines`, `plain` and these settings: hidden_features, hidden_layers, omega_0,
+    first_omega_0.
+    """
+
+    rays: nn.Module
+
+    def as_sines(self) -> list[Tensor]:
+        """Return weight and bias of each layer of the SIREN that computes the same."""
+        raise NotImplementedError(f"{type(self).__name__} must implement as_sines")
+
+    def plain(self, seen: Tensor) -> Tensor:
+        """Map what the network sees of coordinates (..., features) to values (..., out), by plain torch."""
+        raise NotImplementedError(f"{type(self).__name__} must implement plain")
+
+    def forward(self, coords: Tensor) -> Tensor:
+        """Map coords (..., in) to values (..., out)."""
+        return self.rays(coords, self.network)
+
+    def network(self, seen: Tensor) -> Tensor:
+        """Map what the network sees of coordinates (..., features) to values (..., out), by the chosen path."""
+        values = dispatch.served(self._net, seen, self.as_sines())
+        return self.plain(seen) if values is None else values
+
+    @property
+    def _net(self) -> Net:
+        return Net(self.config.first_omega_0, self.config.omega_0)
+
+    def kernel_obstacle(self, device: torch.device) -> str | None:
+        """Say why the fused sine network does not serve; none if it does."""
+        config = self.config
+        size = self.rays.features, config.hidden_features, config.hidden_layers, self.spec.out_features
+        return dispatch.obstacle(self._net, size, device)
+
+    @classmethod
+    def fast_path(cls, device: torch.device) -> str | None:
+        """Return the fused kernel of a device, once it has passed its self-check."""
+        return dispatch.fast_path(device)
+
+
+class Siren(SineNetwork):
     """Sine network: a first sine layer, `hidden_layers` more, and a linear output."""
 
     name = "siren"
@@ -82,27 +124,14 @@ class Siren(Field):
         )
         self.output = sine_output(width, spec.out_features, omega)
 
-    def forward(self, coords: Tensor) -> Tensor:
-        """Map coords (..., in) to values (..., out)."""
-        return self.rays(coords, self.network)
-
-    def network(self, seen: Tensor) -> Tensor:
-        """Map what the network sees of coordinates (..., features) to values (..., out), by the chosen path."""
+    def as_sines(self) -> list[Tensor]:
+        """Return weight and bias of each layer."""
         linears = [*(layer.linear for layer in self.layers), self.output]
-        tensors = [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
-        values = dispatch.served(Net(self.config.first_omega_0, self.config.omega_0), seen, tensors)
-        return self.output(self.layers(seen)) if values is None else values
+        return [tensor for linear in linears for tensor in (linear.weight, linear.bias)]
 
-    def kernel_obstacle(self, device: torch.device) -> str | None:
-        """Say why the fused sine network does not serve; none if it does."""
-        config = self.config
-        size = self.rays.features, config.hidden_features, config.hidden_layers, self.spec.out_features
-        return dispatch.obstacle(Net(config.first_omega_0, config.omega_0), size, device)
-
-    @classmethod
-    def fast_path(cls, device: torch.device) -> str | None:
-        """Return the fused kernel of a device, once it has passed its self-check."""
-        return dispatch.fast_path(device)
+    def plain(self, seen: Tensor) -> Tensor:
+        """Apply the layers one after another."""
+        return self.output(self.layers(seen))
 
     @classmethod
     def suggest(cls, signal: Signal, preset: str) -> Recipe:

@@ -22,6 +22,7 @@ FLOORS = [
     {"plugins", "signal"},
     {"field"},
     {"rays", "geometry"},
+    {"surface"},
     {"siren", "signals", "generalizable"},
     {"problems", "windows"},
     {"archive", "augment", "evaluate", "export", "mesh", "regions"},

@@ -227,6 +227,15 @@ def test_marching_in_c_meets_what_plain_torch_meets(views):
     assert ((places[0] - places[1]).abs() > 1e-4).float().mean() < 0.005     # steps that end a tie
 
 
+@pytest.mark.parametrize("views", [ball_views, plane_views])
+def test_rays_that_are_no_numbers_meet_nothing_and_harm_nothing(views):
+    seen = rays_for(LightFieldSignal.from_views(*views()).spec, "surface", 8, 0.1)
+    rays = pluecker(*random_rays(3))
+    rays[1], rays[2] = float("nan"), float("inf")
+    found = seen.see(rays) if views is plane_views else seen.meet(rays)[0]
+    assert found[0].isfinite().all() and found.shape[0] == 3
+
+
 def random_rays(count):
     generator = torch.Generator().manual_seed(0)
     origins, directions = torch.randn(2, count, 3, generator=generator)

@@ -9,9 +9,13 @@ import trimesh
 from torch import nn
 
 from inr_scenes import geometry
+from inr_scenes.derivatives import gradient
 from inr_scenes.errors import InrError
-from inr_scenes.field import Field
+from inr_scenes.field import Field, build
+from inr_scenes.fit import fit
 from inr_scenes.mesh import mesh
+from inr_scenes.signals.shape import ShapeSignal
+from inr_scenes.siren import Siren
 from inr_scenes.spec import Axis, Frame, Spec, ValueMap
 from inr_scenes.testing import small_signal
 
@@ -112,6 +116,31 @@ def test_a_surface_met_once_is_followed_to_its_end(monkeypatch):
     found = mesh(field, 128, specks=False)
     assert found.metadata["evaluated"] < 0.2 * found.metadata["dense"]
     assert found.volume == pytest.approx(math.pi * 0.04**2 * 1.6, rel=0.05)
+
+
+def test_a_surface_that_leaves_what_was_cut_out_is_sampled_whole(monkeypatch):
+    # the coarse grid sees a ball, and not the rod through it, which runs between its samples
+    def needle(x, y, z):
+        return torch.minimum(0.01 - ((x - 0.03)**2 + (y - 0.03)**2 + 1e-12).sqrt(), 0.9 - z.abs())
+
+    field = Solid(spec(64), union(sphere(0.3), needle), sharpness=100.0)
+    monkeypatch.setattr(module, "COARSE", 32)
+    tried, sample = [], module._sample
+    monkeypatch.setattr(module, "_sample", lambda *args, **flags: tried.append(flags) or sample(*args, **flags))
+    found = mesh(field, 256, specks=False)
+    assert tried == [{}, {"whole": True}]
+    assert np.ptp(found.vertices[:, 2]) == pytest.approx(1.8, abs=0.05) and found.is_watertight
+
+
+def test_normals_in_half_precision_are_those_of_the_field():
+    inside = np.linalg.norm(np.mgrid[-1:1:24j, -1:1:24j, -1:1:24j], axis=0) < 0.6
+    signal = ShapeSignal.from_array(inside)
+    field = fit(build(Siren, signal.spec, {"hidden_features": 64}, seed=0), signal, steps=120, batch=2048).field
+    found = mesh(field, 48)
+    slope = gradient(field.stored, signal.spec.to_coords(torch.from_numpy(found.vertices))).detach()
+    exact = -torch.nn.functional.normalize(slope.flip(-1), dim=-1)
+    cosine = (torch.from_numpy(found.vertex_normals) * exact).sum(-1).clamp(-1, 1)
+    assert torch.rad2deg(torch.arccos(cosine)).mean() < 0.5 and torch.rad2deg(torch.arccos(cosine)).max() < 3
 
 
 def test_the_counts_are_true(monkeypatch):

@@ -164,15 +164,11 @@ def _name(archive: str) -> str:
 def _load(model, signal_cls, path: str, options: Encode, load: dict[str, Any]):
     """Return the signal, and the part of it that is encoded."""
     from ..generalizable import SupportViews
-    from ..signals.image import FULLER
 
     if signal_cls.kind != "lightfield":
         if options.views:
             raise InrError("--views chooses support views of light fields; this model encodes whole signals.")
-        signal = signal_cls.load(Path(path).expanduser(), **load)
-        wanted, mode = model.spec.out_features, FULLER.get(model.spec.out_features)
-        if signal_cls.kind == "image" and mode and signal.spec.out_features < wanted and "mode" not in load:
-            signal = signal_cls.load(Path(path).expanduser(), **load, mode=mode)
+        signal = signal_cls.load(Path(path).expanduser(), **load).suited(model.spec)
         return signal, signal
     if options.overlap != Encode.overlap or not options.windows:
         raise InrError("--overlap and --no-windows are for signals on a grid, not for light fields.")

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import geometry
 from ..errors import InrError
 from ..field import Field, decode_all
 from ..hookspecs import Exporter
 from ..mesh import mesh
 from ..signals.voxels import write_grid
+from ..surface import rounded
 from ..units import index_box
 
 WITH_NORMALS = {".ply": {"vertex_normal": True}, ".obj": {"include_normals": True}, ".glb": {"include_normals": True}}
@@ -42,7 +42,7 @@ def write_mesh(field: Field, path: Path, options: MeshOptions) -> dict[str, Any]
         normals = surface.vertex_normals @ field.spec.frame.tensor[:3, :3].numpy()
         surface.apply_transform(torch.linalg.inv(field.spec.frame.tensor).numpy())
         surface.vertex_normals = normals / np.maximum(np.linalg.norm(normals, axis=1, keepdims=True), 1e-30)
-    surface = geometry.rounded(surface)
+    surface = rounded(surface)
     settings = WITH_NORMALS.get(path.suffix.lower(), {})
     data = surface.export(file_type=path.suffix.lower()[1:], **settings)
     path.write_bytes(data.encode() if isinstance(data, str) else data)

@@ -25,13 +25,19 @@ _proved: dict[Hashable, str] = {}               # self-checks of this process: "
 
 
 @contextmanager
-def choose(kernel: str) -> Iterator[None]:
-    """Within the block networks are computed by one of KERNELS."""
-    token = _chosen.set(kernel)
+def _set(variable: ContextVar, value) -> Iterator[None]:
+    token = variable.set(value)
     try:
         yield
     finally:
-        _chosen.reset(token)
+        variable.reset(token)
+
+
+@contextmanager
+def choose(kernel: str) -> Iterator[None]:
+    """Within the block networks are computed by one of KERNELS."""
+    with _set(_chosen, kernel):
+        yield
 
 
 def chosen() -> str:
@@ -42,11 +48,8 @@ def chosen() -> str:
 @contextmanager
 def once(yes: bool = True) -> Iterator[None]:
     """Within the block values are derived by coordinates alone, and once; if not `yes`, by anything and again."""
-    token = _once.set(yes)
-    try:
+    with _set(_once, yes):
         yield
-    finally:
-        _once.reset(token)
 
 
 def only_once() -> bool:
@@ -82,7 +85,7 @@ def product_type(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def fused_serves(x: Tensor, key: Hashable, check: Callable[[torch.dtype, torch.device], None]) -> bool:
+def triton_serves(x: Tensor, key: Hashable, check: Callable[[torch.dtype, torch.device], None]) -> bool:
     """Say whether a Triton kernel should compute a network of coordinates x: chosen, possible, and proved right.
 
     "auto" takes it on CUDA in half precision, where plain torch is held up by memory; in float32 only when asked for.

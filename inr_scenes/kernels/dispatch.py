@@ -10,13 +10,13 @@ from . import mlp, mlp_native
 from .choice import (
     agree,
     chosen,
-    fused_serves,
     interpreted,
     only_once,
     product_type,
     proved,
     serves,
     triton_obstacle,
+    triton_serves,
 )
 from .network import Net, reference
 
@@ -74,7 +74,7 @@ def _native(net: Net, x: Tensor, size: Size) -> Callable | None:
 def _triton(net: Net, x: Tensor, size: Size) -> Callable | None:
     if mlp.obstacle(*size):
         return None
-    proof = fused_serves(x, (net, *size), lambda dtype, device: self_check(mlp.mlp, net, dtype, device, size))
+    proof = triton_serves(x, (net, *size), lambda dtype, device: self_check(mlp.mlp, net, dtype, device, size))
     return mlp.mlp if proof else None
 
 

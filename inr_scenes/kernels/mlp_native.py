@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .native import LANES, SINES, Pool, call, library
+from .native import LANES, SINES, TYPES, Pool, call, library
 from .network import Net, differentiable
 
 EACH = 64                           # rows that one thread sums by itself
@@ -25,9 +25,6 @@ def obstacle(net: Net, width: int, dtype: torch.dtype) -> str | None:
     if library(SINES, dtype) is None:
         return "there is no C compiler, or it was switched off" if dtype in TYPES else f"the C kernel has no {dtype}"
     return None
-
-
-TYPES = (torch.float32, torch.bfloat16)
 
 
 def sines(net: Net, dtype: torch.dtype, x: Tensor, tensors: Sequence[Tensor]) -> Tensor:

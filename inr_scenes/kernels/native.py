@@ -21,6 +21,7 @@ SINES, MARCH = (Path(__file__).with_name(name) for name in ("sines.c", "march.c"
 MATH = ("-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno", "-ffp-contract=fast")
 FLAGS = ("-O3", "-march=native", *MATH, "-mprefer-vector-width=512", "-fopenmp", "-shared", "-fPIC")
 PLAIN_FLAGS = ("-O3", *MATH, "-shared", "-fPIC")    # for compilers that do not know the others
+TYPES = (torch.float32, torch.bfloat16)
 LANES = 16                          # that widths are at least, or padded to a multiple of
 
 
@@ -30,7 +31,7 @@ def library(source: Path, wide: torch.dtype) -> ctypes.CDLL | None:
 
     None without a compiler, or with INR_NATIVE=0.
     """
-    if os.environ.get("INR_NATIVE", "1") == "0" or wide not in (torch.float32, torch.bfloat16):
+    if os.environ.get("INR_NATIVE", "1") == "0" or wide not in TYPES:
         return None
     compiler = os.environ.get("CC") or next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
     if compiler is None:

@@ -14,7 +14,6 @@ from ..signal import GridSignal
 from ..spec import UNIT_RANGE, Axis, Spec
 
 LARGEST = 1 << 28                   # pixels; beyond this a file is more likely a decompression bomb than a photo
-FULLER = {3: "rgb", 4: "rgba"}      # modes that lose nothing of pictures with fewer channels
 
 
 class ImageSignal(GridSignal):
@@ -40,11 +39,9 @@ class ImageSignal(GridSignal):
         """Read an image. Raises InrError for anything that is not a whole, sensible image file."""
         path = readable(path)
         array, bits = read_image(path, mode, size)
-        if like is not None and mode == "auto" and array.shape[-1] < like.out_features:
-            array, bits = read_image(path, FULLER.get(like.out_features, mode), size)
         signal = cls.from_array(array, bits=bits, grid=grid, name=path.stem)
         if like is not None:
-            signal = signal.beside(like.replace(meta={**like.meta, "bits": bits}), path)
+            signal = signal.suited(like).beside(like.replace(meta={**like.meta, "bits": bits}), path)
         return signal
 
     @classmethod
@@ -63,6 +60,13 @@ class ImageSignal(GridSignal):
         spec = Spec("image", (Axis.regular(height, grid), Axis.regular(width, grid)), 2, channels, UNIT_RANGE,
                     meta={"bits": bits or (8 if gain != 1.0 else 16), "grid": grid})
         return cls(spec, data.reshape(-1, channels), gain, name)
+
+    def suited(self, spec: Spec) -> "ImageSignal":
+        """Return a grey picture as three equal channels where `spec` has colours."""
+        if self.spec.out_features != 1 or spec.out_features != 3:
+            return self
+        data = self.data.expand(-1, 3).contiguous()
+        return ImageSignal(self.spec.replace(out_features=3), data, self.gain, self.name)
 
     def metrics(self, field) -> dict[str, float]:
         """PSNR and SSIM over every pixel, values clipped to [0, 1]."""

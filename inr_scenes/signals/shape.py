@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import geometry
+from .. import geometry, surface
 from ..camera import Cameras, look_at
 from ..errors import InrError, suggestion
 from ..field import decode, decode_all
@@ -226,11 +226,11 @@ class ShapeSignal(GridSignal):
         spec = self.spec.resampled([max(2, round(n * share)) for n in self.spec.shape])
         truth = self.mesh
         if truth is None:
-            truth = geometry.level_set(self._signed(self.array()[..., 0].cpu().numpy()), self.spec)
+            truth = surface.level_set(self._signed(self.array()[..., 0].cpu().numpy()), self.spec)
         values = self._signed(decode_all(field, spec)[..., 0].numpy())
         cameras = _two_views(truth.bounds)
         blank = np.ones((*cameras.size[0].tolist(), 3), np.float32)
-        views = [blank] * 2 if values.max() <= 0 else geometry.cast_views(geometry.level_set(values, spec), cameras)
+        views = [blank] * 2 if values.max() <= 0 else geometry.cast_views(surface.level_set(values, spec), cameras)
         return [(np.asarray(a), np.asarray(b)) for a, b in zip(geometry.cast_views(truth, cameras), views)]
 
     def inside(self) -> Tensor:

@@ -271,7 +271,7 @@ def _on_chip(field, coords: Tensor, slots: Tensor, shared: Iterable[SineLayer]) 
     def check(dtype: torch.dtype, device: torch.device) -> None:
         kernel.self_check(omegas, dtype, shapes, coords.shape[-1], device)
 
-    if not choice.fused_serves(coords, (omegas, *shapes), check):
+    if not choice.triton_serves(coords, (omegas, *shapes), check):
         return None
     own, common = _tensors(field, slots, layers)
     return kernel.local_global(omegas, choice.product_type(coords), coords, [*own, *common])

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from inr_scenes.field import Recipe
-from inr_scenes.kernels import dispatch
-from inr_scenes.kernels.network import Net
 from inr_scenes.rays import rays_for
 from inr_scenes.signal import Signal
-from inr_scenes.siren import SineLayer, sine_output
+from inr_scenes.siren import SineLayer, SineNetwork, sine_output
 from inr_scenes.spec import Spec
 
 from .config import LocalGlobalConfig, PartitionConfig
@@ -21,7 +19,7 @@ from .recipes import incode_recipe, lg_incode_recipe
 from .siren import LgSiren, coordinate_layer
 
 
-class Incode(Harmonized):
+class Incode(Harmonized, SineNetwork):
     """A SIREN whose sines are e^a sin(e^b ω(W x + b0) + c) + d, the four scalars found by a harmoniser."""
 
     name = "incode"
@@ -56,40 +54,23 @@ class Incode(Harmonized):
         self.output = sine_output(width, spec.out_features, config.omega_0)
         self.make_scalars()
 
-    def forward(self, coords: Tensor) -> Tensor:
-        """Map coords (..., in) to values (..., out)."""
-        return self.rays(coords, self._values)
+    def as_sines(self) -> list[Tensor]:
+        """Return weight and bias of each layer of the SIREN that computes the same."""
+        (scalars,) = self.scalars
+        before, tensors = None, []
+        for layer in self.layers:
+            tensors += shaped(layer.linear.weight, layer.linear.bias, layer.omega_0, scalars, before)
+            before = scalars
+        return [*tensors, *shaped(self.output.weight, self.output.bias, None, None, before)]
 
-    def _values(self, seen: Tensor) -> Tensor:
+    def plain(self, seen: Tensor) -> Tensor:
+        """Apply the layers one after another."""
         (scalars,) = self.scalars
         first, *hidden = self.layers
-        values = dispatch.served(Net(first.omega_0, self.config.omega_0), seen, self._as_siren(scalars))
-        if values is not None:
-            return values
         x = shaped_sine(coordinate_layer(first.linear, seen), first.omega_0, scalars)
         for layer in hidden:
             x = shaped_sine(layer.linear(x), layer.omega_0, scalars)
         return self.output(x)
-
-    def _as_siren(self, scalars: Tensor) -> list[Tensor]:
-        """Return the tensors of the SIREN that computes the same."""
-        before, tensors = None, []
-        for layer in self.layers:
-            linear = layer.linear
-            tensors += shaped(linear.weight, linear.bias, layer.omega_0, scalars, before)
-            before = scalars
-        return [*tensors, *shaped(self.output.weight, self.output.bias, None, None, before)]
-
-    def kernel_obstacle(self, device: torch.device) -> str | None:
-        """Say why the fused sine network does not serve; none if it does."""
-        config = self.config
-        size = self.rays.features, config.hidden_features, config.hidden_layers, self.spec.out_features
-        return dispatch.obstacle(Net(config.first_omega_0, config.omega_0), size, device)
-
-    @classmethod
-    def fast_path(cls, device: torch.device) -> str | None:
-        """Return the fused kernel of a device, once it has passed its self-check."""
-        return dispatch.fast_path(device)
 
     @classmethod
     def suggest(cls, signal: Signal, preset: str) -> Recipe:

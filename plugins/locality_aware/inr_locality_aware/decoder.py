@@ -197,7 +197,7 @@ class LocalityAwareDecoder(Decoder):
             kernel.self_check(self, packed(), context, dtype)
 
         key = "locality-aware", self.config, self.query.encoding.out_features, self.bands.outputs[0].out_features
-        if not choice.fused_serves(tokens.detach(), key, check):
+        if not choice.triton_serves(tokens.detach(), key, check):
             return None
         return packed()
 
