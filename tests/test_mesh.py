@@ -125,11 +125,24 @@ def test_a_surface_that_leaves_what_was_cut_out_is_sampled_whole(monkeypatch):
 
     field = Solid(spec(64), union(sphere(0.3), needle), sharpness=100.0)
     monkeypatch.setattr(module, "COARSE", 32)
+    monkeypatch.setattr(module, "quick_half", lambda device: None)      # else some are asked twice
     tried, sample = [], module._sample
     monkeypatch.setattr(module, "_sample", lambda *args, **flags: tried.append(flags) or sample(*args, **flags))
     found = mesh(field, 256, specks=False)
     assert tried == [{}, {"whole": True}]
+    assert field.rows == found.metadata["evaluated"] + len(found.vertices)
     assert np.ptp(found.vertices[:, 2]) == pytest.approx(1.8, abs=0.05) and found.is_watertight
+
+
+def test_a_speck_that_dims_its_surroundings_is_found(monkeypatch):
+    # between all samples of the coarse grid, the next of which it only keeps from being quite empty
+    def speck(x, y, z):
+        return 0.02 - ((x - 0.53125)**2 + (y - 0.53125)**2 + (z - 0.53125)**2 + 1e-12).sqrt()
+
+    monkeypatch.setattr(module, "COARSE", 32)
+    found = mesh(Solid(spec(64), union(sphere(0.3), speck), sharpness=32.0), 256, specks=False)
+    assert found.body_count == 2
+    assert found.metadata["evaluated"] < 0.1 * found.metadata["dense"]
 
 
 def test_normals_in_half_precision_are_those_of_the_field():

@@ -22,8 +22,8 @@ def test_steps_are_nearly_orthogonal(shape):
 
 
 def test_a_step_is_as_large_as_one_of_adam():
-    weight = torch.nn.Parameter(torch.zeros(64, 32))
-    weight.grad = torch.randn(64, 32, generator=torch.Generator().manual_seed(0)) * 1e-6
+    weight, generator = torch.nn.Parameter(torch.zeros(64, 32)), torch.Generator().manual_seed(0)
+    weight.grad = torch.randn(64, 4, generator=generator) @ torch.randn(4, 32, generator=generator) * 1e-6
     Muon([weight], lr=0.01).step()
     assert weight.detach().square().mean().sqrt().item() == pytest.approx(0.01 * 0.2, rel=0.02)
 

@@ -86,11 +86,15 @@ def test_a_fields_derivatives_by_coordinates(channels, monkeypatch):
     spec = Spec("shape", tuple(Axis.regular(8) for _ in range(3)), 3, channels)
     field = build(Siren, spec, {"hidden_features": 48}, seed=0)
     points, calls = torch.rand(70, 3) * 2 - 1, []
+    field(points)                               # the self-check is behind us
     plain = mlp_native.sines
     monkeypatch.setattr(mlp_native, "sines", lambda *args: calls.append(1) or plain(*args))
+    gradients, wanted = mlp_native._gradients, []
+    monkeypatch.setattr(mlp_native, "_gradients", lambda *args: wanted.append(args[-1]) or gradients(*args))
     with torch.no_grad():
         once, twice = jacobian(field, points), hessian(field, points[:5])
-    assert bool(calls) == (channels == 1)       # C gives those of one channel
+    assert bool(calls) == (channels == 1)       # C gives those of one channel, and none of weights for nothing
+    assert not any(any(needs[1:]) for needs in wanted)
     with choose("torch"):
         torch.testing.assert_close(once, jacobian(field, points).detach(), atol=1e-3, rtol=1e-3)
         torch.testing.assert_close(twice, hessian(field, points[:5]).detach(), atol=1e-3, rtol=1e-3)
