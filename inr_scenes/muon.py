@@ -68,7 +68,8 @@ class Muon(torch.optim.Optimizer):
         averages = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
         torch._foreach_lerp_(averages, gradients, 1 - momentum)
         ahead = torch._foreach_lerp(gradients, averages, momentum)          # Nesterov's
-        updates = orthogonal(torch.stack(ahead)).to(parameters[0].dtype)
+        matrices = torch.stack(ahead)
+        updates = orthogonal(matrices.flatten(0, -3)).to(parameters[0].dtype).view(matrices.shape)
         if weight_decay:
             torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        torch._foreach_add_(parameters, list(updates), alpha=-lr * 0.2 * math.sqrt(max(parameters[0].shape)))
+        torch._foreach_add_(parameters, list(updates), alpha=-lr * 0.2 * math.sqrt(max(parameters[0].shape[-2:])))

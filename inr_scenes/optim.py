@@ -11,6 +11,7 @@ from .errors import InrError, suggestion
 from .muon import Muon
 
 OPTIMIZERS = ("adam", "adamw", "muon", "schedule-free")
+SHORTEST = {2: 16, 3: 8}            # side of a matrix that Muon takes; networks side by side are narrow ones
 SCHEDULES = ("cosine", "constant", "exponential")
 
 
@@ -121,13 +122,13 @@ def _groups(parameters: list[nn.Parameter], factors: dict[nn.Parameter, float], 
 
 
 def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Split trainable parameters into hidden matrices (both sides at least 16, not the last layer) and the rest.
+    """Split trainable parameters into hidden matrices, of one network or stacked for many, and the rest.
 
-    Coordinate layers have a side below 16 and stay with the rest, as Muon's authors advise for first and last layers.
-    So do biases, those of many blocks in one tensor too.
+    Coordinate layers and gates have a side that is too short, outputs too or they are called so: they stay with the
+    rest, as Muon's authors advise for first and last layers. So do biases, those of many networks in one tensor too.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in named if p.ndim == 2 and min(p.shape) >= 16
+    matrices = [p for name, p in named if p.ndim in SHORTEST and min(p.shape[-2:]) >= SHORTEST[p.ndim]
                 and not name.startswith("output") and not name.endswith("bias")]
     chosen = {id(p) for p in matrices}
     return matrices, [p for _, p in named if id(p) not in chosen]

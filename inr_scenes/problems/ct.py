@@ -109,7 +109,7 @@ class Tomography(Problem):
         if preset == "published":
             return changed(recipe, field, steps=2001, lr=2e-4, batch=0, schedule="exponential", final_lr=0.4)
         # INCODE begins as a SIREN: the phantom comes out at 29.7 dB, with the published scalars at 14.3
-        return changed(recipe, field, config={"aux_bias": 0.0}, steps=600, batch=30)
+        return changed(recipe, field, config={"aux_bias": 0.0, "local_rate": 1.0}, steps=600, batch=30)
 
 
 def view_angles(count: int, span: float) -> Tensor:

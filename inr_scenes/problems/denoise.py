@@ -51,8 +51,12 @@ class Denoising(RegularisedProblem):
         return super().array().reshape(*self.spec.shape, -1)
 
     def adapt(self, recipe: Recipe, field: type[Field], preset: str) -> Recipe:
-        """Both presets start from low frequencies. Published: 501 steps of all pixels at 1.5e-4. Fast: part of them."""
-        config = {"first_omega_0": 10.0, "aux_features": (32, 16, 8), "aux_bias": 0.0005, "aux_norm": True}
+        """Both presets start from low frequencies. Published: 501 steps of all pixels at 1.5e-4.
+
+        Fast: part of them, and slowly: a quicker fit comes to the noise (siren 25.5 dB; at 1e-3 20.6).
+        """
+        config = {"first_omega_0": 10.0, "aux_features": (32, 16, 8), "aux_bias": 0.0005, "aux_norm": True,
+                  "local_rate": 1.0}
         if preset == "published":
             return changed(recipe, field, config=config, steps=501, lr=1.5e-4, batch=0, schedule="exponential")
-        return changed(recipe, field, config=config, steps=600, lr=1e-3, batch=16384, schedule="cosine")
+        return changed(recipe, field, config=config, steps=600, lr=2e-4, batch=16384, schedule="cosine")

@@ -46,6 +46,9 @@ class PartitionConfig:
     """Stored value where a block has no network; none: outside a shape, 0 else."""
     even_rates: bool = True
     """One learning rate for all layers, as published; else wider layers learn more slowly, which bears higher rates."""
+    local_rate: float | None = 1.0
+    """Learning rate of the blocks' own layers, times the fit's; none: √(256 / their width), with which steps of Muon
+    move narrow layers as far as wide ones."""
     borders: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
     """The layout of a built field: the sample where each block begins, axis after axis."""
     kept: Annotated[tuple[int, ...] | None, tyro.conf.Suppress] = None
@@ -68,6 +71,8 @@ class PartitionConfig:
         """Return the config with every automatic setting settled: blocks, borders and widths."""
         if self.hidden_layers < 0 or (self.budget is not None and self.budget < 1):
             raise InrError("--hidden-layers must be 0 or more and --budget at least 1.")
+        if self.local_rate is not None and self.local_rate <= 0:
+            raise InrError(f"--local-rate {self.local_rate} must be above 0.")
         if (merge := getattr(self, "merge", None)) is not None and merge not in MERGES:
             raise InrError(f"--merge {merge!r} is not known.{suggestion(merge, MERGES)} Known: {', '.join(MERGES)}.")
         config = self

@@ -1,5 +1,6 @@
 """What all partitioned fields share: evaluation at any points, training batches, occupied blocks."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from .layout import Layout, Locator
 from .sizes import SHARES, TOLERANCE
 
 STEADY = 12, 96                     # local and other features up to which the whole learning rate is borne
+LIKE = 256                          # width of the networks whose rates a local rate of none brings to narrower ones
 WIDTH = 256                         # of the layers that a sampler's number of rows is meant for
 
 
@@ -110,14 +112,19 @@ class Partitioned(Field):
         return rebuilt(self, self.config, self.spec, grown) if grown else self
 
     def rates(self) -> dict[torch.nn.Parameter, float]:
-        """Slow wider layers down, unless rates are to be even: what narrow ones bear makes them diverge."""
-        if self.config.even_rates:
-            return {}
-        local = min(1.0, STEADY[0] / self.config.local_features)
+        """Return the factors on the learning rate that `local_rate` asks for.
+
+        Unless rates are to be even, wider layers are slowed down: what narrow ones bear makes them diverge.
+        """
+        width, local = self.config.local_features, self.config.local_rate
+        local = math.sqrt(LIKE / width) if local is None else local
+        if not self.config.even_rates:
+            local *= min(1.0, STEADY[0] / width)
         found = {p: local for layer in self.local_linears().values() for p in layer.parameters()}
-        for layer in self.modules():
-            if isinstance(layer, torch.nn.Linear) and layer.weight not in found:
-                found |= dict.fromkeys(layer.parameters(), min(1.0, (STEADY[1] / layer.in_features) ** 2))
+        if not self.config.even_rates:
+            for layer in self.modules():
+                if isinstance(layer, torch.nn.Linear) and layer.weight not in found:
+                    found |= dict.fromkeys(layer.parameters(), min(1.0, (STEADY[1] / layer.in_features) ** 2))
         return found
 
     def draw(self, signal: Signal, sampler, step: int) -> Iterator[tuple[Any, Tensor, float]]:

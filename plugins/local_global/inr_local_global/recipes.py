@@ -9,13 +9,13 @@ LOCAL = {"image": 15, "audio": 45, "video": 56, "shape": 18}
 GLOBAL = {"image": (14, 84), "audio": (42, 72), "video": (55, 180), "shape": (17, 76)}
 BUDGETS = {"video": 3_190_000}
 PARTITIONS = {"audio": (32,), "video": (5, 8, 8), "shape": (8, 8, 8)}
-# of lg-siren and siren-per-partition; rates are those of narrow local networks, wider ones take less by themselves.
-# At 2e-3 short fits are quicker, and long ones collapse: kodim23 ends at 18.9 dB after 50 s, at 1e-3 at 36.8
+# Muon, with `local_rate` none: after as many steps bach is 7 dB further than with Adam, video 5 dB, photographs 2 dB.
+# At 8e-4 photographs end worse, and sounds learn nothing; the noise of "counting" bears 2e-4 only
 FAST_FIT = {
-    "image": {"lr": 1e-3, "batch": 8192, "precision": "auto", "steps": 3000},
-    "audio": {"lr": 5e-4, "batch": 8192, "precision": "auto", "steps": 3000},
-    "video": {"lr": 1e-3, "batch": 16384, "precision": "auto", "steps": 3000},
-    "shape": {"lr": 7e-4, "batch": 8192, "precision": "auto", "focus": 0.75},
+    "image": {"lr": 4e-4, "batch": 8192, "steps": 3000},
+    "audio": {"lr": 2e-4, "batch": 8192, "steps": 3000},
+    "video": {"lr": 7e-4, "batch": 16384, "steps": 3000},
+    "shape": {"lr": 7e-4, "batch": 8192, "focus": 0.75},
 }
 INCODE_FIT = {
     "image": {"optimizer": "muon", "lr": 4e-4, "batch": 4096, "precision": "auto"},
@@ -30,7 +30,7 @@ def recipe(signal: Signal, preset: str, with_global: bool = True) -> Recipe:
     """Return what a partitioned SIREN suggests for a signal."""
     if preset == "published":
         return Recipe(_published(signal, with_global), _published_fit(signal), grid="ends")
-    return Recipe({**_fast(signal), "even_rates": False}, FAST_FIT.get(signal.spec.kind, {}))
+    return _by_muon(signal)
 
 
 def _published(signal: Signal, with_global: bool) -> dict:
@@ -71,9 +71,12 @@ def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
     """Return what Local-Global INCODE suggests for a signal."""
     if preset == "published":
         return Recipe(_published(signal, True), _incode_fit(signal.spec.kind), grid="ends")
-    # begins as SIREN: eight shaped sines deep is unstable
-    fit = FAST_FIT["image"] | {"lr": 5e-4} if signal.spec.kind == "image" else {"lr": 3e-4}
-    return Recipe({**_fast(signal), "aux_bias": 0.0, "even_rates": False}, fit)
+    return _by_muon(signal, {"aux_bias": 0.0}, lr=4e-4)     # begins as SIREN: eight shaped sines deep is unstable
+
+
+def _by_muon(signal: Signal, config: dict | None = None, **changes) -> Recipe:
+    fit = {"optimizer": "muon", "precision": "auto", **FAST_FIT.get(signal.spec.kind, {}), **changes}
+    return Recipe({**_fast(signal), "local_rate": None, **(config or {})}, fit)
 
 
 def _incode_fit(kind: str) -> dict:

@@ -81,7 +81,7 @@ def extend(field: Partitioned, spec: Spec, start: str = "neighbour") -> Partitio
     nearest = [old_slots[_nearest(grid.box_of(block), old.boxes())] for block in new]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        grown = type(field)(replace(field.config.laid_out(layout), even_rates=False), spec).to(field.fill)
+        grown = type(field)(replace(field.config.laid_out(layout), local_rate=None), spec).to(field.fill)
     grown.load_state_dict({**grown.state_dict(), **_shared(field)})
     grown.requires_grad_(False)
     for name, layer in field.local_linears().items():

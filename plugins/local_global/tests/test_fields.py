@@ -14,6 +14,7 @@ from inr_scenes.archive import save
 from inr_scenes.errors import InrError
 from inr_scenes.field import build, decode_all
 from inr_scenes.fit import FitConfig, Sampler, fit, steps
+from inr_scenes.muon import Muon
 from inr_scenes.optim import Optimizers
 from inr_scenes.plugins import find_problem
 from inr_scenes.signals.audio import AudioSignal
@@ -361,15 +362,50 @@ def test_an_empty_layout_is_refused():
               {"partitions": (2, 2), "borders": (0, 4, 8, 0, 4, 8), "kept": (), "budget": 9000})
 
 
-def test_wider_layers_learn_more_slowly_but_not_as_published():
+def rates_of(field, part):
+    return {field.rates().get(p, 1.0) for p in part.parameters()}
+
+
+def test_blocks_learn_at_rates_of_their_own_but_not_as_published():
     signal = picture()
-    assert not build(LgSiren, signal.spec, LgSiren.suggest(signal, "published").config).rates()
-    field = build(LgSiren, signal.spec, LgSiren.suggest(signal, "fast").config
-                  | {"partitions": (2, 2), "local_features": 24, "global_features": 120})
+    widths = {"partitions": (2, 2), "local_features": 16, "global_features": 120}
+    published = build(LgSiren, signal.spec, LgSiren.suggest(signal, "published").config | widths)
+    assert rates_of(published, published) == {1.0}
+    recipe = LgSiren.suggest(signal, "fast")
+    field = build(LgSiren, signal.spec, recipe.config | widths)
+    assert rates_of(field, field.local) == {4.0}                            # √(256 / 16)
+    assert rates_of(field, field.shared) == rates_of(field, field.merging) == {1.0}
+    halved = build(LgSiren, signal.spec, widths | {"local_rate": 0.5})
+    assert rates_of(halved, halved.local) == {0.5}
+    with pytest.raises(InrError, match="--local-rate 0"):
+        build(LgSiren, signal.spec, {"local_rate": 0.0})
+    made = Optimizers(field, recipe.fit["optimizer"], 1e-2, 0.0, 0).made
+    groups = {id(p): (type(optimizer), group["lr"])
+              for optimizer in made for group in optimizer.param_groups for p in group["params"]}
+    assert groups.keys() == {id(p) for p in field.parameters()}
+    adam, muon = torch.optim.Adam, Muon
+    assert [groups[id(layer.weight)] for layer in field.local] == [(adam, 4e-2), *[(muon, 4e-2)] * 3, (adam, 4e-2)]
+    assert all(groups[id(layer.bias)] == (adam, 4e-2) for layer in field.local)
+    assert groups[id(field.shared[1].linear.weight)] == (muon, 1e-2)
+
+
+def test_uneven_rates_slow_wide_layers_down():
+    field = build(LgSiren, picture().spec, {"partitions": (2, 2), "local_features": 24, "global_features": 120,
+                                            "even_rates": False})
     rates = field.rates()
-    assert {rates[p] for p in field.local.parameters()} == {0.5}
+    assert rates_of(field, field.local) == {0.5}
     assert rates[field.shared[1].linear.weight] == pytest.approx((96 / 120) ** 2)
     assert rates[field.shared[0].linear.weight] == 1.0
-    groups = [g for o in Optimizers(field, "adam", 1e-2, 0.0, 0).made for g in o.param_groups]
-    assert {g["lr"] for g in groups if any(p is field.local[0].weight for p in g["params"])} == {0.5e-2}
-    assert sum(len(g["params"]) for g in groups) == len(list(field.parameters()))
+
+
+def test_muon_takes_the_matrices_of_blocks_one_by_one():
+    torch.manual_seed(0)
+    stack = torch.nn.Parameter(torch.randn(3, 12, 20))
+    singles = [torch.nn.Parameter(matrix.clone()) for matrix in stack.detach()]
+    gradient = torch.randn(3, 12, 20)
+    stack.grad = gradient
+    for single, its in zip(singles, gradient):
+        single.grad = its
+    Muon([stack], lr=1e-2).step()
+    Muon(singles, lr=1e-2).step()
+    assert torch.equal(stack.detach(), torch.stack([s.detach() for s in singles]))

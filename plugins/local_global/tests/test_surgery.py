@@ -135,7 +135,7 @@ def test_extension_leaves_the_old_region_bit_identical(cls, start, box):
     old = decode_all(field)
     larger = field.spec.cropped(box)
     grown = field.extend(larger, start)
-    assert field.config.even_rates and not grown.config.even_rates         # wide new blocks learn slower
+    assert field.config.local_rate == 1.0 and grown.config.local_rate is None      # as the fast recipe wants it
     signal = _gradient(*larger.shape, spec=larger)
     result = fit(grown, signal, FitConfig(steps=25, lr=4e-3, batch=0))
     whole = result.field.baked()
