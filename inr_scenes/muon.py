@@ -39,7 +39,10 @@ def _norm(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Muon for matrices, its steps scaled to the root mean square of Adam's, so that one learning rate serves both."""
+    """Muon for matrices, its steps scaled to the root mean square of Adam's, so that one learning rate serves both.
+
+    Parameters are matrices (rows, columns) or stacks of them (n, rows, columns), each made orthogonal by itself.
+    """
 
     def __init__(self, params: Iterable, lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})

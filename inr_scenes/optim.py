@@ -11,7 +11,7 @@ from .errors import InrError, suggestion
 from .muon import Muon
 
 OPTIMIZERS = ("adam", "adamw", "muon", "schedule-free")
-SHORTEST = {2: 16, 3: 8}            # side of a matrix that Muon takes; networks side by side are narrow ones
+SHORT, NARROW = 16, 8               # least side of matrices that Muon takes; of stacked ones, whose networks are narrow
 SCHEDULES = ("cosine", "constant", "exponential")
 
 
@@ -122,16 +122,23 @@ def _groups(parameters: list[nn.Parameter], factors: dict[nn.Parameter, float], 
 
 
 def split_parameters(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Split trainable parameters into hidden matrices, of one network or stacked for many, and the rest.
+    """Split trainable parameters into hidden matrices, of one network or as stacked weights of many, and the rest.
 
     Coordinate layers and gates have a side that is too short, outputs too or they are called so: they stay with the
-    rest, as Muon's authors advise for first and last layers. So do biases, those of many networks in one tensor too.
+    rest, as Muon's authors advise for first and last layers. So do biases and tokens, whatever shape they have.
     """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
-    matrices = [p for name, p in named if p.ndim in SHORTEST and min(p.shape[-2:]) >= SHORTEST[p.ndim]
-                and not name.startswith("output") and not name.endswith("bias")]
+    matrices = [p for name, p in named if _is_matrix(name, p)]
     chosen = {id(p) for p in matrices}
     return matrices, [p for _, p in named if id(p) not in chosen]
+
+
+def _is_matrix(name: str, p: nn.Parameter) -> bool:
+    if name.startswith("output"):
+        return False
+    if p.ndim == 3:
+        return name.endswith("weight") and min(p.shape[1:]) >= NARROW
+    return p.ndim == 2 and min(p.shape) >= SHORT and not name.endswith("bias")
 
 
 def rate(schedule: str, progress: float, step: int, warmup: int, final: float = 0.1) -> float:

@@ -48,11 +48,13 @@ def test_precision_auto_is_what_the_device_is_quick_at(signal, half, seen, monke
 
 def test_muon_takes_hidden_matrices_and_no_biases(signal):
     field = build(Siren, signal.spec, {"hidden_features": 32, "hidden_layers": 2}, seed=0)
-    field.register_parameter("blocks_bias", torch.nn.Parameter(torch.zeros(20, 32)))
+    shapes = {"blocks_bias": (20, 32), "blocks_weight": (20, 8, 8), "coords_weight": (20, 2, 8), "tokens": (8, 8, 32)}
+    for name, shape in shapes.items():
+        field.register_parameter(name, torch.nn.Parameter(torch.zeros(shape)))
     matrices, rest = split_parameters(field)
     chosen = {id(p) for p in matrices}
     names = {name for name, p in field.named_parameters() if id(p) in chosen}
-    assert names == {"layers.1.linear.weight", "layers.2.linear.weight"} and len(rest) == 7
+    assert names == {"layers.1.linear.weight", "layers.2.linear.weight", "blocks_weight"} and len(rest) == 9
     field.rates = lambda: {field.layers[1].linear.weight: 0.5}
     groups = Optimizers(field, "muon", 1e-2, 0.0, 0).made[1].param_groups
     assert sorted(group["factor"] for group in groups) == [0.5, 1.0]

@@ -71,12 +71,14 @@ def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
     """Return what Local-Global INCODE suggests for a signal."""
     if preset == "published":
         return Recipe(_published(signal, True), _incode_fit(signal.spec.kind), grid="ends")
-    return _by_muon(signal, {"aux_bias": 0.0}, lr=4e-4)     # begins as SIREN: eight shaped sines deep is unstable
+    fast = _by_muon(signal)
+    fit = fast.fit | {"lr": min(4e-4, fast.fit["lr"])}
+    return Recipe(fast.config | {"aux_bias": 0.0}, fit)     # begins as SIREN: eight shaped sines deep is unstable
 
 
-def _by_muon(signal: Signal, config: dict | None = None, **changes) -> Recipe:
-    fit = {"optimizer": "muon", "precision": "auto", **FAST_FIT.get(signal.spec.kind, {}), **changes}
-    return Recipe({**_fast(signal), "local_rate": None, **(config or {})}, fit)
+def _by_muon(signal: Signal) -> Recipe:
+    fit = {"optimizer": "muon", "lr": 4e-4, "precision": "auto", **FAST_FIT.get(signal.spec.kind, {})}
+    return Recipe({**_fast(signal), "local_rate": None}, fit)
 
 
 def _incode_fit(kind: str) -> dict:
@@ -92,5 +94,5 @@ def _fast(signal: Signal) -> dict:
     if signal.spec.kind == "audio":
         return {"first_omega_0": float(min(3000, max(30, signal.spec.size // 100)))}
     if signal.spec.kind == "image":
-        return {"first_omega_0": float(min(60, max(30, round(0.08 * max(signal.spec.shape)))))}
+        return {"first_omega_0": float(min(120, max(30, round(0.15 * max(signal.spec.shape)))))}
     return {}

@@ -157,7 +157,7 @@ def test_extension_learns_the_new_part_from_it_alone(tmp_path):
     piece = ImageSignal(right, signal.data.reshape(30, 64, 3)[:, 42:].reshape(-1, 3), signal.gain)
     grown = field.extend(field.spec.cropped(((0, 30), (0, 64))))
     before = piece.metrics(grown)["psnr"]
-    fit(grown, piece, FitConfig(steps=100, lr=4e-3, batch=0))
+    fit(grown, piece, FitConfig(steps=100, lr=1e-3, batch=0))      # times 4, their local rate
     assert piece.metrics(grown)["psnr"] > max(before + 5, 28)
     again = open_archive(save(grown, tmp_path / "field.safetensors"))
     assert torch.equal(decode_all(again), decode_all(grown.baked()))
