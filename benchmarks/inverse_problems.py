@@ -216,7 +216,7 @@ def _cell(value) -> str:
 
 PARTS = {"superres": superres, "denoise": denoise, "inpaint": inpaint, "ct": ct, "poisson": poisson, "sdf": sdf,
          "equations": helmholtz}
-SMALL = {"size": 96, "width": 96, "steps": 400, "ct": {"steps": 400, "lr": 2e-3, "batch": 0},
+SMALL = {"size": 96, "width": 96, "steps": 400, "ct": {"steps": 400, "lr": 5e-4, "batch": 0},
          "sdf": {"steps": 500, "batch": 1024}, "helmholtz": {"wavenumber": 6.0, "source_width": 0.06},
          "wave": {"source_width": 0.15}, "equation_width": 64, "equation": {"steps": 800, "batch": 256}}
 FULL = {"size": 256, "width": 256, "steps": 2001, "ct": {"steps": 2001, "lr": 2e-4, "batch": 0},
