@@ -97,9 +97,9 @@ def superres(options) -> list[dict]:
         rows.append({"factor": factor, "field": "bicubic", **compare(truth, up)})
         for name in options.fields:
             rows.append({"factor": factor} | solve(problem, name, options.width, partitions=(3, 4),
-                                                   steps=options.steps, lr=9e-4))
+                                                   steps=options.steps, lr=4e-4))
         problem = find_problem("superres").wrap(signal, factor=factor)
-        rows.append({"factor": factor} | solve(problem, "siren", options.width, steps=options.steps, lr=9e-4)
+        rows.append({"factor": factor} | solve(problem, "siren", options.width, steps=options.steps, lr=4e-4)
                     | {"field": "siren, TV"})
     return rows
 
