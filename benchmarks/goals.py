@@ -12,24 +12,16 @@ gives the same up to rounding. Our schedule needs an end: the shortest one that 
 import argparse
 import datetime
 import math
-import statistics
-import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from image_study import machine
-from siren import PLAIN, Moment, time_to
+from siren import Published, ours, time_to
 
 import inr_scenes as inr
 from inr_scenes.device import resolve_device
-from inr_scenes.field import build
-from inr_scenes.fit import FitConfig, Sampler, steps
-from inr_scenes.kernels.choice import choose
 from inr_scenes.plugins import find_field
 from inr_scenes.signal import Signal
-from inr_scenes.siren import Siren
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -58,53 +50,6 @@ GOALS = {
 }
 
 
-class Published:
-    """The published loop's steps, one after another; kernel "torch" is how it was written."""
-
-    def __init__(self, signal: Signal, device: torch.device, kernel: str):
-        recipe = Siren.suggest(signal, "published")
-        self.kernel, self.signal = kernel, signal
-        self.field = build(Siren, signal.spec, recipe.config | {"hidden_features": 256}, seed=0).to(device)
-        self.optimizer = torch.optim.Adam(self.field.parameters(), lr=1e-4)
-        self.sampler = Sampler(signal, FitConfig(**recipe.fit), device)
-        self.rows, self.taken = self.sampler.batch, 0
-        self.micro = 1 << 17 if kernel == "torch" else 1 << 13       # the same sums; larger ones have no room
-
-    def step(self) -> None:
-        """Take one step."""
-        self.optimizer.zero_grad()
-        for index in self.sampler.draw(self.taken).split(self.micro):
-            query, values = self.signal.sample(index)
-            with choose(self.kernel):
-                loss = self.signal.loss(self.signal.predict(self.field, query), values) * (len(index) / self.rows)
-            loss.backward()
-            loss.item()
-        self.optimizer.step()
-        self.taken += 1
-
-    def seconds(self, count: int = 3) -> float:
-        """Return the median time of a step."""
-        times = []
-        for _ in range(count):
-            tick = time.perf_counter()
-            self.step()
-            times.append(time.perf_counter() - tick)
-        return statistics.median(times)
-
-
-def ours(goal: Goal) -> Callable[..., Iterator[Moment]]:
-    """Return the loop of the fast recipe."""
-    def loop(signal: Signal, horizon: int, device: torch.device, dtype) -> Iterator[Moment]:
-        cls = find_field(goal.field)
-        recipe = cls.suggest(signal, "fast")
-        field = build(cls, signal.spec, recipe.config, seed=0)
-        batch = recipe.fit["batch"]
-        config = FitConfig(**{**recipe.fit, "steps": horizon * PLAIN["batch"] // batch, "device": str(device)})
-        for count, step in enumerate(steps(field, signal, config), 1):
-            yield count * batch, step.seconds, lambda: goal.seen(signal, field)
-    return loop
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -122,8 +67,8 @@ def main() -> None:
         if not (DATA / goal.path).exists():
             continue
         signal = inr.load(DATA / goal.path, **goal.load).to(device)
-        seconds, _, rows = time_to(goal.value, ours(goal), signal, device, None, options.limit)
-        a_step = Published(signal, device, "torch").seconds()
+        seconds, _, rows = time_to(goal.value, ours(find_field(goal.field), goal.seen), signal, device, None, options.limit)
+        a_step = Published(signal, device).seconds()
         loop = Published(signal, device, "auto")
         count = math.floor(options.factor * (seconds or options.limit) / a_step)
         for _ in range(count):

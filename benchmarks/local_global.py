@@ -189,8 +189,9 @@ def audio(options: Options) -> Iterator[Table]:
         signal = sound(name, options.excerpt or (None if options.full else 1.0))
         n = len(signal)
         share = n / 308_207
-        rows = compare(signal, round(198_182 * (1 if options.full and not options.excerpt else share)), (max(2, round(32 * share)),),
-                       options, omega=3000 * min(1.0, share), steps=1001 if published else 400, batch=0)
+        whole = options.full and options.excerpt is None
+        rows = compare(signal, 198_182 if whole else round(198_182 * share), (max(2, round(32 * share)),), options,
+                       omega=3000 * min(1.0, share), steps=1001 if published else 400, batch=0)
         yield Table(f"Sound: {name}, {n:,} samples", rows, "Published: Bach 39.26 / 39.94 / 45.18 dB, Counting 31.24 / "
                     "32.07 / 33.18 dB (per partition / SIREN / Local-Global).")
 

@@ -53,7 +53,7 @@ class Denoising(RegularisedProblem):
     def adapt(self, recipe: Recipe, field: type[Field], preset: str) -> Recipe:
         """Both presets start from low frequencies. Published: 501 steps of all pixels at 1.5e-4.
 
-        Fast: part of them, and slowly: a quicker fit comes to the noise (siren 25.5 dB; at 1e-3 20.6).
+        Fast: part of them, and slowly, blocks too: a quicker fit comes to the noise (siren 25.5 dB; at 1e-3 20.6).
         """
         config = {"first_omega_0": 10.0, "aux_features": (32, 16, 8), "aux_bias": 0.0005, "aux_norm": True,
                   "local_rate": 1.0}

@@ -400,9 +400,9 @@ def test_uneven_rates_slow_wide_layers_down():
 
 def test_muon_takes_the_matrices_of_blocks_one_by_one():
     torch.manual_seed(0)
-    stack = torch.nn.Parameter(torch.randn(3, 12, 20))
+    stack = torch.nn.Parameter(torch.randn(30, 12, 20))
     singles = [torch.nn.Parameter(matrix.clone()) for matrix in stack.detach()]
-    gradient = torch.randn(3, 12, 20)
+    gradient = torch.randn(30, 12, 20)
     stack.grad = gradient
     for single, its in zip(singles, gradient):
         single.grad = its
