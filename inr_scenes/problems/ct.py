@@ -108,8 +108,8 @@ class Tomography(Problem):
         """Published: 2001 steps of all views at 2e-4. Fast: the field's rate, 30 views a step."""
         if preset == "published":
             return changed(recipe, field, steps=2001, lr=2e-4, batch=0, schedule="exponential", final_lr=0.4)
-        # INCODE begins as a SIREN: the phantom comes out at 29.7 dB, with the published scalars at 14.3. Blocks learn at
-        # the fit's rate: in the benchmark's small setting 34.1 dB, at their own, quicker one 30.4
+        # INCODE begins as a SIREN: the phantom comes out at 29.7 dB, with the published scalars at 14.3.
+        # Blocks learn at the fit's rate: in the benchmark's small setting 34.1 dB, at their own, quicker one 30.4.
         return changed(recipe, field, config={"aux_bias": 0.0, "local_rate": 1.0}, steps=600, batch=30)
 
 
