@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .device import rounded_to
 from .kernels.choice import once
 
 Function = Callable[[Tensor], Tensor]       # a field, or anything pointwise from coords (..., in) to values (..., out)
@@ -22,8 +23,7 @@ def value_and_jacobian(field: Function, coords: Tensor, half: torch.dtype | None
     Entry [..., c, i] of the second is ∂ value c / ∂ coordinate i. half: type that products may be rounded to.
     """
     recording = torch.is_grad_enabled()
-    rounding = torch.autocast(coords.device.type, dtype=half, enabled=half is not None)
-    with torch.inference_mode(False), torch.enable_grad(), rounding, once(not recording):
+    with torch.inference_mode(False), torch.enable_grad(), rounded_to(half, coords.device), once(not recording):
         if not coords.requires_grad:
             coords = (coords.clone() if coords.is_inference() else coords.detach()).requires_grad_()
         values = field(coords)

@@ -2,7 +2,7 @@
 
 import torch
 
-from .errors import InrError
+from .errors import InrError, suggestion
 
 PRECISIONS = ("auto", "32", "bf16", "fp16")         # auto: half where the device is quicker at it
 ROWS = {"cpu": 4096}                # rows whose activations, 256 wide, fit a CPU's cache; others: as many as fill them
@@ -30,9 +30,17 @@ def rows_at_once(device: torch.device) -> int:
 
 def precision_type(name: str, device: torch.device) -> torch.dtype | None:
     """Return the half precision that one of PRECISIONS stands for on a device; none: float32."""
+    if name not in PRECISIONS:
+        raise InrError(f"--precision {name!r} is not known.{suggestion(name, PRECISIONS)} "
+                       f"Known: {', '.join(PRECISIONS)}.")
     if name == "auto":
         return quick_half(device)
     return {"32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
+
+
+def rounded_to(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
+    """Return a context in which networks may round products to a half precision; none: they do not."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
 
 
 def wait(device: torch.device) -> None:

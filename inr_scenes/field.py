@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .device import rows_at_once
+from .device import precision_type, rounded_to, rows_at_once
 from .errors import InrError
 from .signal import Signal
 from .spec import Spec
 
 if TYPE_CHECKING:
     from .fit import Sampler
+
+BAND = 1 << 20                      # samples of a signal that are held at once, where not all are
 
 
 @dataclass(frozen=True)
@@ -171,20 +173,39 @@ def build(cls: type[Field], spec: Spec, changes: dict[str, Any] | None = None, s
 
 
 @torch.inference_mode()
-def decode(field: Field, spec: Spec | None = None, chunk: int | None = None) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (slice of flat samples, stored values on the CPU) over all samples of `spec`, in bounded memory."""
+def decode(field: Field, spec: Spec | None = None, precision: str = "32") -> Iterator[tuple[slice, Tensor]]:
+    """Yield (slice of flat samples, stored values on the CPU) over all samples of `spec`, in bounded memory.
+
+    precision: one of `device.PRECISIONS`, which a network's products are rounded to.
+    """
     spec = spec or field.spec
     device = next(field.parameters()).device
-    chunk = chunk or rows_at_once(device)
-    for low in range(0, spec.size, chunk):
-        part = slice(low, min(low + chunk, spec.size))
-        yield part, field.stored(spec.coords(torch.arange(part.start, part.stop)).to(device)).cpu()
+    rows, dtype = rows_at_once(device), precision_type(precision, device)
+    for low in range(0, spec.size, rows):
+        part = slice(low, min(low + rows, spec.size))
+        coords = spec.coords(torch.arange(part.start, part.stop)).to(device)
+        with rounded_to(dtype, device):
+            values = field.stored(coords)
+        yield part, values.cpu()
 
 
-def decode_all(field: Field, spec: Spec | None = None) -> Tensor:
-    """Return the stored values of all samples of `spec`, (*shape, out) float32."""
+def decode_bands(field: Field, spec: Spec | None = None, precision: str = "32") -> Iterator[tuple[slice, Tensor]]:
+    """Yield (slice of flat samples, stored values (n, *shape[1:], out)) of whole rows or frames, a million or so.
+
+    The same values as `decode_all`, for what is too large to be held at once. precision: as `decode`.
+    """
+    spec = spec or field.spec
+    first, stop, each = spec.axes[0].first, spec.axes[0].stop, spec.size // spec.shape[0]
+    rows = max(1, BAND // each)
+    for low in range(first, stop, rows):
+        band = spec.along(low, min(low + rows, stop))
+        yield slice((low - first) * each, (low - first) * each + band.size), decode_all(field, band, precision)
+
+
+def decode_all(field: Field, spec: Spec | None = None, precision: str = "32") -> Tensor:
+    """Return the stored values of all samples of `spec`, (*shape, out) float32; precision: as `decode`."""
     spec = spec or field.spec
     out = torch.empty(spec.size, spec.out_features)
-    for part, values in decode(field, spec):
+    for part, values in decode(field, spec, precision):
         out[part] = values
     return out.reshape(*spec.shape, spec.out_features)

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .device import PRECISIONS, precision_type, resolve_device, rows_at_once, wait
+from .device import PRECISIONS, precision_type, resolve_device, rounded_to, rows_at_once, wait
 from .errors import InrError, suggestion
 from .field import Field
 from .kernels.choice import KERNELS, choose
@@ -282,7 +282,7 @@ def _backward(field: Field, signal: Signal, sampler: Sampler, step: int, dtype, 
     """Accumulate one step's gradients in cache-sized parts; return the loss, not waited for."""
     total = None
     for query, values, share in field.draw(signal, sampler, step):
-        with torch.autocast(sampler.device.type, dtype=dtype, enabled=dtype is not None):
+        with rounded_to(dtype, sampler.device):
             predicted = signal.predict(field, query)
         loss = signal.loss(predicted, values) * share
         scaler.scale(loss).backward()

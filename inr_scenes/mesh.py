@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import surface
 from .derivatives import gradient
-from .device import quick_half, rows_at_once
+from .device import quick_half, rounded_to, rows_at_once
 from .errors import InrError
 from .field import Field
 from .spec import Axis, Spec
@@ -173,7 +173,7 @@ class _Samples:
         for low in range(0, len(index), rows := rows_at_once(self.device)):
             part = index[low:low + rows]
             coords = spec.coords(torch.from_numpy(part)).to(self.device)
-            with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            with rounded_to(dtype, self.device):
                 found = self.field.stored(coords)[:, 0] - self.level
             exact = torch.ones_like(found, dtype=torch.bool)
             if dtype is not None:

@@ -1,9 +1,11 @@
 """Plain metrics: PSNR, SSIM, SNR, IoU."""
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
+WINDOW = 7                          # pixels along a side of what SSIM compares at once
 
 def psnr(mse: float, peak: float = 1.0) -> float:
     """Peak signal-to-noise ratio in dB of a mean squared error; 100 dB stands for "equal"."""
@@ -18,12 +20,30 @@ def reaches(name: str, value: float, goal: float) -> bool:
 
 
 def ssim(truth: np.ndarray, image: np.ndarray) -> float:
-    """Structural similarity of two (h, w, c) images in [0, 1]; NaN for images smaller than its 7×7 window."""
+    """Structural similarity of two (h, w, c) images in [0, 1]; NaN for images smaller than its window."""
     from skimage.metrics import structural_similarity
 
-    if min(truth.shape[:2]) < 7:
+    if min(truth.shape[:2]) < WINDOW:
         return float("nan")
     return float(structural_similarity(truth, image, channel_axis=-1, data_range=1.0))
+
+
+def psnr_ssim(bands: Iterable[tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """PSNR and SSIM of one image that comes as bands of rows, top to bottom: (truth, image), (h, w, c) in [0, 1] each.
+
+    Both are those of the whole image at once, but for rounding.
+    """
+    squared, count, similar, rows, above = 0.0, 0, 0.0, 0, None
+    for truth, image in bands:
+        squared += float(np.square(truth - image, dtype=np.float64).sum())
+        count += truth.size
+        if above is not None:                               # rows whose window reaches into the band above
+            truth, image = (np.concatenate([a[1 - WINDOW:], b]) for a, b in zip(above, (truth, image)))
+        above = truth, image
+        whole = max(0, len(truth) - WINDOW + 1)
+        similar += whole * ssim(truth, image) if whole else 0.0
+        rows += whole
+    return {"psnr": psnr(squared / count), "ssim": similar / rows if rows else float("nan")}
 
 
 def frechet(one: np.ndarray, other: np.ndarray) -> float:

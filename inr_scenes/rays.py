@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 from .camera import Cameras
-from .device import quick_half
+from .device import precision_type, rounded_to
 from .errors import InrError, suggestion
 from .kernels.choice import chosen
 from .kernels.native import MARCH, call, library
@@ -47,8 +47,7 @@ def colours(field: "Field", rays: Tensor, quick: bool = False) -> Tensor:
     quick: in half precision where the device is faster at it; pictures of 8 bits change by three steps at most.
     """
     device = next(field.parameters()).device
-    half = quick_half(device) if quick else None
-    with torch.autocast(device.type, dtype=half, enabled=half is not None):
+    with rounded_to(precision_type("auto" if quick else "32", device), device):
         return field.stored_at(rays, parts=4)           # many pass by what there is to see
 
 

@@ -174,6 +174,10 @@ class Spec:
         """Return the spec of the samples in `box`."""
         return self.replace(axes=tuple(axis.cropped(low, high) for axis, (low, high) in zip(self.axes, box)))
 
+    def along(self, low: int, high: int) -> "Spec":
+        """Return the spec of the samples low ≤ i < high of the first axis, in the indices of the uncropped signal."""
+        return self.replace(axes=(self.axes[0].cropped(low, high), *self.axes[1:]))
+
     def resampled(self, shape) -> "Spec":
         """Return the spec with another number of samples along each axis, covering the same region."""
         return self.replace(axes=tuple(axis.resampled(n) for axis, n in zip(self.axes, shape)))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .batches import Drawer
 from .dataset import Subset
-from .device import PRECISIONS, precision_type, resolve_device
+from .device import PRECISIONS, precision_type, resolve_device, rounded_to
 from .errors import InrError, suggestion
 from .fit import CHECK_EVERY, Diverged, Step, parse_goal
 from .generalizable import GeneralizableField
@@ -118,8 +118,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             for i, part in enumerate(parts):
                 together = not fabric or i == len(parts) - 1
                 with nullcontext() if together else fabric.no_backward_sync(objective):
-                    with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None), \
-                            torch.random.fork_rng(devices=[]):
+                    with rounded_to(dtype, device), torch.random.fork_rng(devices=[]):
                         torch.manual_seed(config.seed * 1_000_003 + step)       # for encoders that draw what they see
                         value = objective(part) / len(parts)
                     (fabric.backward if fabric else torch.Tensor.backward)(scaler.scale(value))

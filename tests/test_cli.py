@@ -157,6 +157,19 @@ def test_half_precision_archive(inr, photo):
     assert header("half")["bytes"] < 0.52 * header("full")["bytes"]
 
 
+def test_pictures_in_half_precision(inr, photo, monkeypatch):
+    inr("fit", "siren", photo, "-o", "run", "--steps", "20")
+    monkeypatch.setattr("inr_scenes.device.quick_half", lambda device: torch.bfloat16)
+    pictures = {}
+    for precision in ("32", "auto", "bf16"):
+        assert inr("export", "run", f"{precision}.png", "--precision", precision)[0] == 0
+        pictures[precision] = np.asarray(Image.open(f"{precision}.png")).astype(int)
+    apart = np.abs(pictures["32"] - pictures["auto"])
+    assert (pictures["auto"] == pictures["bf16"]).all() and 0 < apart.max() <= 4
+    status, _, err = inr("export", "run", "out.png", "--precision", "half")
+    assert status == 1 and "Known: auto, 32, bf16, fp16" in err
+
+
 @pytest.mark.parametrize("arguments, message", [
     (("fit", "siren", "missing.png"), "does not exist"),
     (("fit", "sirn", "photo.png"), "Did you mean siren?"),

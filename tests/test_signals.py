@@ -1,6 +1,7 @@
 """Image, sound and video: real files of every format, and every kind of bad input."""
 
 import struct
+import sys
 import zlib
 
 import numpy as np
@@ -11,10 +12,12 @@ from PIL import Image
 
 import inr_scenes as inr
 from inr_scenes.errors import InrError
+from inr_scenes.field import build, decode_all, decode_bands
 from inr_scenes.media import write_audio, write_image, write_video
 from inr_scenes.signals.audio import AudioSignal
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.signals.video import VideoSignal
+from inr_scenes.siren import Siren
 from inr_scenes.testing import check_signal, small_signal
 
 
@@ -233,3 +236,17 @@ def test_metrics_of_a_perfect_field():
 
     assert signal.metrics(Truth())["psnr"] > 90
     assert signal.metrics(Truth())["ssim"] > 0.999
+
+
+@pytest.mark.parametrize("kind, rows", [("image", 1), ("image", 5), ("image", 16), ("video", 1), ("video", 2)])
+def test_bands_are_the_whole(kind, rows, monkeypatch):
+    signal = small_signal(kind)
+    field = build(Siren, signal.spec, {"hidden_features": 32}, seed=0)
+    values, metrics = decode_all(field), signal.metrics(field)
+    assert len(list(decode_bands(field))) == 1
+    each = signal.spec.size // signal.spec.shape[0]
+    monkeypatch.setattr(sys.modules[decode_bands.__module__], "BAND", rows * each + 1)
+    bands = list(decode_bands(field))
+    assert len(bands) == -(-signal.spec.shape[0] // rows)
+    assert torch.equal(torch.cat([band for _, band in bands]), values)
+    assert signal.metrics(field) == pytest.approx(metrics, rel=1e-6) and metrics["ssim"] < 0.99

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 from ..errors import InrError, need
-from ..field import decode_all
+from ..field import decode_all, decode_bands
 from ..files import readable
-from ..metrics import psnr, ssim
+from ..metrics import psnr_ssim
 from ..signal import GridSignal
 from ..spec import UNIT_RANGE, Axis, Spec
 
@@ -70,9 +70,8 @@ class ImageSignal(GridSignal):
 
     def metrics(self, field) -> dict[str, float]:
         """PSNR and SSIM over every pixel, values clipped to [0, 1]."""
-        truth = self.array().cpu().numpy()
-        image = decode_all(field, self.spec).clamp(0, 1).numpy()
-        return {"psnr": psnr(float(np.square(truth - image, dtype=np.float64).mean())), "ssim": ssim(truth, image)}
+        return psnr_ssim((self.stored(part).cpu().reshape(image.shape).numpy(), image.clamp(0, 1).numpy())
+                         for part, image in decode_bands(field, self.spec))
 
     def pictures(self, field) -> list[tuple[np.ndarray, np.ndarray]]:
         """The image and its reconstruction."""

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..errors import InrError
-from ..field import decode, decode_all
+from ..field import decode_all, decode_bands
 from ..files import readable
 from ..metrics import psnr, ssim
 from ..signal import GridSignal
@@ -63,25 +63,23 @@ class VideoSignal(GridSignal):
 
     def metrics(self, field) -> dict[str, float]:
         """PSNR over all samples and the mean SSIM of the frames, one frame in memory at a time."""
-        frame = self.spec.shape[1] * self.spec.shape[2]
-        total, similar = 0.0, []
-        for i, (part, values) in enumerate(decode(field, self.spec, chunk=frame)):
-            truth, image = self.stored(part).cpu(), values.clamp(0, 1)
-            total += (truth - image).double().square().sum().item()
-            if i % max(1, self.spec.shape[0] // 32) == 0:
-                shape = (*self.spec.shape[1:], -1)
-                similar.append(ssim(truth.reshape(shape).numpy(), image.reshape(shape).numpy()))
+        total, similar, frame = 0.0, [], 0
+        for part, values in decode_bands(field, self.spec):
+            truth, images = self.stored(part).cpu().reshape(values.shape).numpy(), values.clamp(0, 1).numpy()
+            total += float(np.square(truth - images, dtype=np.float64).sum())
+            for pair in zip(truth, images):
+                if frame % max(1, self.spec.shape[0] // 32) == 0:
+                    similar.append(ssim(*pair))
+                frame += 1
         return {"psnr": psnr(total / (self.spec.size * self.spec.out_features)), "ssim": float(np.mean(similar))}
 
     def pictures(self, field) -> list[tuple[np.ndarray, np.ndarray]]:
         """Three frames: the first, the middle and the last."""
-        pairs, shape = [], (*self.spec.shape[1:], -1)
-        frame = shape[0] * shape[1]
-        for t in sorted({0, self.spec.shape[0] // 2, self.spec.shape[0] - 1}):
-            axis = self.spec.axes[0]
-            spec = self.spec.replace(axes=(axis.cropped(axis.first + t, axis.first + t + 1), *self.spec.axes[1:]))
-            truth = self.stored(slice(t * frame, (t + 1) * frame)).cpu().reshape(shape).numpy()
-            pairs.append((truth, decode_all(field, spec)[0].clamp(0, 1).numpy()))
+        pairs, first = [], self.spec.axes[0].first
+        for i in sorted({0, self.spec.shape[0] // 2, self.spec.shape[0] - 1}):
+            spec = self.spec.along(first + i, first + i + 1)
+            truth = self.stored(slice(i * spec.size, (i + 1) * spec.size)).cpu().reshape(*spec.shape[1:], -1)
+            pairs.append((truth.numpy(), decode_all(field, spec)[0].clamp(0, 1).numpy()))
         return pairs
 
 

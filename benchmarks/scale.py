@@ -1,0 +1,107 @@
+"""What fitting, decoding and meshing cost as the signal grows; every command is a process of its own.
+
+    python benchmarks/scale.py                                      # images of 256² to 4096², and so on: half an hour
+    python benchmarks/scale.py --kinds image --sizes 256 1024 --fields lg-siren
+
+Sizes are pixels along a side (a photograph resized), voxels along a side (a mesh), or frames of 135×240 (a film). A
+fit takes few steps, of 8,192 rows: the figure is what a row costs, not how good the field gets. "the rest" of a fit is
+what start-up, loading, looking at the quality of the whole and saving take; "export" writes the picture, the film or
+the mesh, start-up included. Peak memory is the process's. Prints a table in Markdown.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from image_study import machine
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+SIZES = {"image": (256, 512, 1024, 2048, 4096), "shape": (64, 128, 256, 512, 1024), "video": (1, 10, 100, 600)}
+ROWS = 8192
+SHORT = ("image/coffeevan.png", "mesh/armadillo.ply", "video/flower.mp4")
+
+
+def measured(*words) -> tuple[dict, float, float]:
+    """Run one `inr` command; return its result, its seconds and its peak memory in GiB, or exit with its message."""
+    command = [sys.executable, "-W", "ignore", "-m", "inr_scenes", *map(str, words), "--json"]
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        tick = time.perf_counter()
+        process = subprocess.Popen(command, stdout=out, stderr=err)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode, seconds = os.waitstatus_to_exitcode(status), time.perf_counter() - tick
+        for file in (out, err):
+            file.seek(0)
+        if process.returncode:
+            sys.exit(f"{' '.join(command[4:])}\n{err.read().decode().strip()}")
+        return json.loads(out.read()), seconds, usage.ru_maxrss / 2**20
+
+
+def source(kind: str, size: int, folder: Path) -> tuple[Path, tuple, str, tuple]:
+    """Return a signal of a size as (file, flags that load it, suffix to export to, flags of the export)."""
+    if kind == "image":
+        path = folder / f"{size}.png"
+        with Image.open(DATA / "image" / "coffeevan.png") as photo:
+            photo.convert("RGB").resize((size, size), Image.Resampling.LANCZOS).save(path, compress_level=1)
+        return path, (), ".png", ()
+    if kind == "shape":
+        return DATA / "mesh" / "armadillo.ply", ("--resolution", size), ".ply", ("--resolution", size)
+    return DATA / "video" / "flower.mp4", ("--frames", size, "--size", 135, 240), ".mp4", ()
+
+
+def cost(kind: str, size: int, field: str, steps: int, folder: Path) -> dict[str, str]:
+    """Fit, then export, a signal of a size; return the row."""
+    path, load, suffix, export = source(kind, size, folder)
+    run = folder / f"{field}-{size}"
+    result, seconds, peak = measured("fit", field, path, *load, "-o", run, "--steps", steps, "--batch", ROWS)
+    info = measured("info", run)[0]
+    values = 1
+    for axis in info["spec"]["axes"]:
+        values *= axis["count"]
+    rest = seconds - result["seconds"]
+    row = {"signal": f"{kind} {size}", "field": field, "values": f"{values:,}",
+           "fit, µs a row": f"{result['seconds'] / steps / ROWS * 1e6:.2f}", "the rest, s": f"{rest:.1f}",
+           "µs a value": f"{rest / values * 1e6:.2f}", "peak, GiB": f"{peak:.2f}"}
+    facts, seconds, peak = measured("export", run, folder / f"{field}-{size}{suffix}", *export)
+    seen = facts.get("evaluated", values)
+    return row | {"export, s": f"{seconds:.1f}", "points seen": f"{seen:,}", "µs a value ": f"{seconds / values * 1e6:.2f}",
+                  "peak, GiB ": f"{peak:.2f}"}
+
+
+def table(options: argparse.Namespace) -> Iterator[dict[str, str]]:
+    """Yield the rows."""
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in options.kinds:
+            for field in options.fields:
+                for size in options.sizes or SIZES[kind]:
+                    yield cost(kind, size, field, options.steps, Path(folder))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="+", choices=SIZES, default=list(SIZES))
+    parser.add_argument("--sizes", nargs="+", type=int, help="of one kind; default: each kind's own")
+    parser.add_argument("--fields", nargs="+", default=["siren", "lg-siren"])
+    parser.add_argument("--steps", type=int, default=200)
+    options = parser.parse_args()
+    missing = [name for name in SHORT if not (DATA / name).is_file()]
+    if missing:
+        sys.exit(f"{DATA} lacks {', '.join(missing)}.")
+    print(f"{machine('cpu')} · {datetime.date.today()}\n")
+    for i, row in enumerate(table(options)):
+        if i == 0:
+            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
+        print(f"| {' | '.join(row.values())} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
