@@ -204,7 +204,7 @@ class BoundField(Field):
     def forward(self, coords: Tensor) -> Tensor:
         """Map coords (..., in) to values (..., out)."""
         values = self.decoder(coords.reshape(1, -1, coords.shape[-1]), self.context())
-        return values.reshape(*coords.shape[:-1], -1)
+        return values.reshape(*coords.shape[:-1], self.spec.out_features)
 
     def filled(self, decoder: nn.Module, latents: Latents) -> Self:
         """Take a decoder's weights and these latents; returns self, where the latents are."""

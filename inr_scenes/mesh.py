@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 LARGEST = 2048                      # cells along a side: beyond this the grid alone takes 32 GiB
 COARSE = 128                        # cells along the longest side from which the search for the surface may start
-DOUBT, CAUTION = 0.5, 2.0           # how far a value may overshoot its neighbours' range, as a share of that range;
-                                    # where cells are twice the size of the fit's voxels
+CAUTION, DOUBT, UNSURE = 2.0, 0.5, 0.25     # how far a value may overshoot its neighbours' range, as a share of that
+                                    # range: in cells twice the size of the fit's voxels, of about their size, smaller
 FULL = 0.9                          # of the half range of values: occupancy that is told apart from full or empty
-UNSURE = 0.25                       # share of a cell's range within which an interpolated value may be on either side
 HALF, EXACT = 1, 2                  # how well a sample is known: in half precision, as well as the field tells
 SURE = 0.1                          # half precision tells on which side of the surface a value beyond this is; half the
                                     # range of values is 1
@@ -95,10 +94,11 @@ def _region(spec: Spec, box: Sequence[float] | None) -> tuple[Tensor, Tensor]:
 def _sample(field: Field, grid: Spec, levels: int, level: float, whole: bool = False) -> "_Samples":
     """Sample the field on `grid`, or, unless `whole`, on the part of it around its surface.
 
-    A coarse grid is evaluated whole, then halved `levels` times, the new points interpolated. Each time those whose
-    side of the surface is in doubt are evaluated, then both ends of every edge that crosses the surface, until no end
-    is left: wherever the surface is met at all it is followed to its end. Evaluations may be in half precision but for
-    the ends on the finest grid, between which the vertices will lie: they are those of a dense grid.
+    A coarse grid is evaluated whole, then halved `levels` times, the new points interpolated. The first time all around
+    the surface are evaluated, later those whose side of it is in doubt, then both ends of every edge that crosses the
+    surface, until no end is left: wherever the surface is met at all it is followed to its end. Evaluations may be in
+    half precision but for the ends on the finest grid, between which the vertices will lie: they are those of a dense
+    grid.
     A large coarse grid is itself halved from one twice as coarse, with more caution: a part that is thinner than a
     voxel, apart from all others, and between its samples everywhere is not found.
     """
@@ -113,7 +113,8 @@ def _sample(field: Field, grid: Spec, levels: int, level: float, whole: bool = F
         near = samples.near_surface(halving < cautious) if surely else surface.crossed_cells(samples.values)
         if halving == 0 and not whole and near.any():
             near = samples.cut(near)
-        doubtful = _doubtful(samples.values, np.argwhere(near), surely)
+        share = math.inf if halving == 0 else DOUBT if surely else UNSURE
+        doubtful = _doubtful(samples.values, np.argwhere(near), share)
         samples.halve()
         samples.evaluate(samples.lacking(doubtful, HALF), half=True)
         samples.follow(EXACT if samples.stride == 1 else HALF)
@@ -185,8 +186,7 @@ class _Samples:
 
     def lacking(self, index: np.ndarray, least: int) -> np.ndarray:
         """Return those of flat indices whose values are not known so well yet, each once."""
-        index = np.unique(index)
-        return index[self.known.reshape(-1)[index] < least]
+        return np.unique(index[self.known.reshape(-1)[index] < least])
 
     def halve(self) -> None:
         """Halve the distance between samples, those between the old ones interpolated."""
@@ -249,20 +249,20 @@ def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
     return out
 
 
-def _doubtful(values: np.ndarray, cells: np.ndarray, surely: bool) -> np.ndarray:
+def _doubtful(values: np.ndarray, cells: np.ndarray, share: float) -> np.ndarray:
     """Return which samples of cells (n, 3), on the grid of half the distance, may lie on either side of the surface.
 
-    surely: all of them. Else those whose interpolated value is within a share of the range in the cell. Flat indices.
+    Those whose interpolated value is within a share of the range in the cell; infinity: all. Flat indices.
     """
     corners = np.array(list(np.ndindex(2, 2, 2)))
     inner = np.array(list(np.ndindex(3, 3, 3)))
     shape = 2 * np.array(values.shape) - 1
     index = np.ravel_multi_index(tuple((2 * cells[:, None] + inner).reshape(-1, 3).T), shape)
-    if surely:
+    if share == math.inf:
         return index
     known = values[tuple((cells[:, None] + corners).reshape(-1, 3).T)].reshape(-1, 8)
     weights = np.prod(np.where(corners, inner[:, None] / 2, 1 - inner[:, None] / 2), -1).astype(np.float32)
-    unsure = np.abs(known @ weights.T) < UNSURE * np.ptp(known, axis=1)[:, None]
+    unsure = np.abs(known @ weights.T) < share * np.ptp(known, axis=1)[:, None]
     return index[unsure.reshape(-1)]
 
 

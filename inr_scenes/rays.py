@@ -135,7 +135,7 @@ class HullRays(Rays):
         point = torch.linalg.cross(flat[:, :3], flat[:, 3:]) + along[:, None] * flat[:, :3]
         values = network(torch.cat([point, self.turn * flat[:, :3]], -1))
         shown = self.background.to(values.dtype).expand(len(least), -1).index_copy(0, near, values)
-        return shown.reshape(*rays.shape[:-1], -1)
+        return shown.reshape(*rays.shape[:-1], shown.shape[-1])
 
 
 class ReliefRays(Rays):

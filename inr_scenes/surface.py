@@ -78,6 +78,12 @@ def rounded(mesh: "Trimesh") -> "Trimesh":
                            process=False)
 
 
+def volume(mesh: "Trimesh") -> float:
+    """Return the signed volume that a closed mesh encloses; trimesh's takes its moments too, and much longer."""
+    a, b, c = (mesh.vertices[corner] for corner in mesh.faces.T)
+    return float(np.einsum("ij,ij->", a, np.cross(b, c))) / 6
+
+
 def remove_specks(mesh: "Trimesh", share: float = 0.002) -> int:
     """Remove separate parts with less than `share` of the largest part's area; return how many they were."""
     from scipy.sparse import coo_matrix

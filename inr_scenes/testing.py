@@ -170,6 +170,7 @@ def _check_pointwise(field: Field, signal: Signal) -> None:
     order = torch.randperm(60, generator=torch.Generator().manual_seed(4))
     assert torch.allclose(field(coords[order]), out[order], atol=1e-4), "a field is pointwise: order must not matter"
     assert torch.allclose(field(coords[:1]), out[:1], atol=1e-4), "a point alone must give what it gives among others"
+    assert field(coords[:0]).shape == (0, signal.spec.out_features), "no points have no values"
 
 
 def _check_gradients(field: Field, signal: Signal) -> None:

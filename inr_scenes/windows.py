@@ -143,7 +143,7 @@ class WindowedField(BoundField):
         values = flat.new_zeros(len(flat), self.spec.out_features)
         if len(point):
             values = values.index_add(0, point, weight[:, None] * self._windows(window, local))
-        return values.reshape(*coords.shape[:-1], -1)
+        return values.reshape(*coords.shape[:-1], self.spec.out_features)
 
     def _windows(self, window: Tensor, local: Tensor) -> Tensor:
         """Return what each pair's window says at its local coordinates; windows of a group are padded to one size."""

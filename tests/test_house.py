@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 import inr_scenes
+from inr_scenes.archive import save
+from inr_scenes.field import build
 from inr_scenes.plugins import host
+from inr_scenes.testing import small_signal
 
 PACKAGE = Path(inr_scenes.__file__).parent
 FLOORS = [
@@ -81,6 +84,19 @@ def test_import_is_light_and_help_is_quick():
         out = subprocess.run([sys.executable, "-m", "inr_scenes", "--help"], capture_output=True, text=True, check=True)
         best = min(best, time.perf_counter() - start)
     assert "fit" in out.stdout and best < 0.4
+
+
+def test_opening_an_archive_loads_no_compiler(tmp_path):
+    for cls in host().fields():         # torch's own does arithmetic without values, and takes a second to load
+        signal = small_signal("image")
+        field = build(cls, signal.spec, seed=0)
+        field.condition(signal)
+        save(field.baked(), tmp_path / f"{cls.name}.safetensors")
+    code = ("import sys, pathlib, inr_scenes as inr\n"
+            "for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):\n"
+            "    inr.open(path)\n"
+            "    assert 'torch._dynamo' not in sys.modules, path\n")
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
 
 
 def test_public_names_exist_and_are_documented():

@@ -12,7 +12,7 @@ from ..field import Field, decode_all
 from ..hookspecs import Exporter
 from ..mesh import mesh
 from ..signals.voxels import write_grid
-from ..surface import rounded
+from ..surface import rounded, volume
 from ..units import index_box
 
 WITH_NORMALS = {".ply": {"vertex_normal": True}, ".obj": {"include_normals": True}, ".glb": {"include_normals": True}}
@@ -46,7 +46,7 @@ def write_mesh(field: Field, path: Path, options: MeshOptions) -> dict[str, Any]
     settings = WITH_NORMALS.get(path.suffix.lower(), {})
     data = surface.export(file_type=path.suffix.lower()[1:], **settings)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return {"watertight": bool(surface.is_watertight), "faces": len(surface.faces), "volume": float(surface.volume),
+    return {"watertight": bool(surface.is_watertight), "faces": len(surface.faces), "volume": volume(surface),
             "bounds": surface.bounds.tolist(), **facts}
 
 

@@ -56,8 +56,10 @@ class GaborFeatures(nn.Module):
 
 def draw_frequencies(in_features: int, waves: int, scale: Scale, octaves: float = 0.0) -> Tensor:
     """Return normal frequencies (in, waves) of standard deviation `scale`, spread evenly over `octaves` below it."""
-    falling = torch.linspace(0.0, -octaves, waves).exp2()
-    return torch.randn(in_features, waves) * _column(scale, in_features) * falling
+    drawn = torch.randn(in_features, waves)
+    if drawn.is_meta:                       # arithmetic without values takes torch a second to get ready for
+        return drawn
+    return drawn * _column(scale, in_features) * torch.linspace(0.0, -octaves, waves).exp2()
 
 
 def default_scale(waves: int) -> float:

@@ -45,7 +45,7 @@ class Partitioned(Field):
         self.layout = self.config.layout
         self.locator = Locator(self.layout, self.spec.axes)
         fill = outside(self.spec) if config.fill is None else config.fill
-        self.register_buffer("fill", self.spec.values.to_net(torch.tensor(fill)), persistent=False)
+        self.register_buffer("fill", torch.tensor(self.spec.values.to_net(fill)), persistent=False)
         self.build(self.config)
 
     def build(self, config: PartitionConfig) -> None:
@@ -71,7 +71,7 @@ class Partitioned(Field):
         else:
             values = self.values(Blocks(tiles.gather(points), tiles.slots))
             values = tiles.scatter(values, self.fill.to(values.dtype))
-        return values.reshape(*coords.shape[:-1], -1)
+        return values.reshape(*coords.shape[:-1], self.spec.out_features)
 
     @property
     def global_share(self) -> float:
