@@ -12,6 +12,7 @@ the mesh, start-up included. Peak memory is the process's. Prints a table in Mar
 import argparse
 import datetime
 import json
+import math
 import os
 import subprocess
 import sys
@@ -62,10 +63,7 @@ def cost(kind: str, size: int, field: str, steps: int, folder: Path) -> dict[str
     path, load, suffix, export = source(kind, size, folder)
     run = folder / f"{field}-{size}"
     result, seconds, peak = measured("fit", field, path, *load, "-o", run, "--steps", steps, "--batch", ROWS)
-    info = measured("info", run)[0]
-    values = 1
-    for axis in info["spec"]["axes"]:
-        values *= axis["count"]
+    values = math.prod(measured("info", run)[0]["shape"][:-1])
     rest = seconds - result["seconds"]
     row = {"signal": f"{kind} {size}", "field": field, "values": f"{values:,}",
            "fit, µs a row": f"{result['seconds'] / steps / ROWS * 1e6:.2f}", "the rest, s": f"{rest:.1f}",

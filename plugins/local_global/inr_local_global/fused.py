@@ -2,7 +2,8 @@
 
 Wide products of the global network go to BLAS, one per level: the next global layer and the merge operator see the
 same features, so their matrices stand side by side. Its sines are the host's sines.c, all else is blocks.c. In bfloat16
-(under autocast) the global stream alone is rounded; coordinates, local layers and sums stay in float32.
+(under autocast) the global stream alone is rounded; coordinates, local layers and sums stay in float32. Where blocks
+are wide, wide.py gives their products to BLAS too.
 """
 
 import math
@@ -10,7 +11,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from inr_scenes.kernels import choice
@@ -18,10 +18,12 @@ from inr_scenes.kernels.native import LANES, SINES, Pool, call, library
 from inr_scenes.siren import SineLayer
 
 from . import kernel
-from .kernel import split
 from .layers import Blocks
+from .levels import TWICE, Gradients, Prepared
+from .wide import WideLevels
 
 BLOCKS = Path(__file__).with_name("blocks.c")
+WIDE = {torch.bfloat16: 36, torch.float32: 96}      # local width from which BLAS is quicker than blocks.c
 
 
 class FusedLevels(torch.autograd.Function):
@@ -37,7 +39,7 @@ class FusedLevels(torch.autograd.Function):
                 *tensors: Tensor) -> Tensor:
         """Run all levels; sines and their derivatives stay in the workspace if there is to be a backward."""
         blocks, rows, d = coords.shape
-        net = _Prepared(dtype, turns, merge_turns, tensors)
+        net = Prepared(dtype, turns, merge_turns, tensors)
         native, sines, h, g, levels, total = *_libraries(dtype), net.h, net.g, len(turns), blocks * rows
         x = coords.contiguous()
         work = _POOL.take(total, g, h, levels, dtype)
@@ -70,11 +72,10 @@ class FusedLevels(torch.autograd.Function):
         """Run all levels backwards."""
         net, work, x, dy, ctx.work = ctx.net, ctx.work, ctx.x, dy.contiguous(), None
         if work is None:
-            raise RuntimeError("A fused step of a Local-Global network keeps nothing for a second backward: compute "
-                               "its values anew, or by plain torch (inr_scenes.kernels.choice.choose('torch')).")
+            raise RuntimeError(TWICE)
         blocks, rows, d = x.shape
         native, sines, h, g, levels, total = *_libraries(net.dtype), net.h, net.g, len(net.turns), blocks * rows
-        result = _Gradients(net)
+        result = Gradients(net)
         grad, grad_u, grad_in = work.grad
         top = work.local[-1][2 if g else 0]
         d_output_t = torch.empty(blocks, net.out, h)
@@ -123,86 +124,6 @@ def _libraries(dtype: torch.dtype):
     return library(BLOCKS, dtype), library(SINES, dtype)
 
 
-class _Prepared:
-    """The tensors of all levels in turns, padded and laid side by side."""
-
-    def __init__(self, dtype: torch.dtype, turns: list[float], merge_turns: float, tensors: tuple[Tensor, ...]):
-        self.dtype, self.turns, self.merge_turns = dtype, turns, merge_turns
-        levels = len(turns)
-        locals_, shared, merges = split(levels, tensors)
-        self.width = locals_[0][0].shape[-1]
-        self.h = -(-self.width // LANES) * LANES
-        pad = self.h - self.width
-        self.weight = [F.pad(w * t, (0, pad, 0, pad if i else 0)).contiguous()
-                       for i, ((w, _), t) in enumerate(zip(locals_, turns))]
-        self.weight_t = [w.mT.contiguous() if i else None for i, w in enumerate(self.weight)]
-        self.bias = [F.pad(b * t, (0, pad)) for (_, b), t in zip(locals_, turns)]
-        output, self.output_bias = locals_[levels][0], locals_[levels][1].contiguous()
-        self.out = output.shape[-1]
-        self.output_t = F.pad(output, (0, 0, 0, pad)).mT.contiguous()
-        self.g = shared[0][0].shape[0] if shared else 0
-        self.merge = self.merge_t = self.offset = [None] * levels
-        self.shared_merge = len(merges) == 1
-        if not shared:
-            return
-        self.first_t = (shared[0][0] * turns[0]).T.contiguous()
-        self.global_bias = [b * t for (_, b), t in zip(shared, turns)]
-        self.merge, self.merge_t, self.offset, self.wide, self.wide_t = [], [], [], [], []
-        for i in range(levels):
-            weight, offset = merges[0 if self.shared_merge else i]
-            weight = F.pad(weight * self.merge_turns, (0, 0, 0, pad))
-            mine = F.pad(weight[:, :self.width], (0, pad))
-            self.merge_t.append(mine.contiguous())          # (out, in): what multiplies derivatives
-            self.merge.append(mine.T.contiguous())
-            self.offset.append(F.pad(offset * self.merge_turns, (0, pad)))
-            rows = [shared[i + 1][0] * turns[i + 1]] if i + 1 < levels else []
-            wide = torch.cat([*rows, weight[:, self.width:]]).to(self.dtype)
-            self.wide.append(wide)
-            self.wide_t.append(wide.T.contiguous())
-
-
-class _Gradients:
-    """Collects derivatives by what `_Prepared` made and gives back those by the tensors it was made from."""
-
-    def __init__(self, net: _Prepared):
-        self.net, levels = net, len(net.turns)
-        self.locals = [None] * levels
-        self.shared = [[None, None] for _ in range(levels)]
-        self.merges = [None] * levels
-
-    def local(self, i: int, d_weight: Tensor, d_bias: Tensor) -> None:
-        """Take those of a local layer."""
-        width, turns = self.net.width, self.net.turns[i]
-        d_weight = d_weight[:, :width if i else None, :width] * turns
-        self.locals[i] = d_weight, d_bias[:, :width] * turns
-
-    def wide(self, i: int, product: Tensor, d_merge: Tensor, d_offset: Tensor) -> None:
-        """Take those of [next global layer | merge], (g + h, g), and of the merge operator's local part."""
-        net = self.net
-        if i + 1 < len(net.turns):
-            self.shared[i + 1][0] = product[:net.g].float() * net.turns[i + 1]
-            product = product[net.g:]
-        parts = d_merge.T[:net.width, :net.width], product[:net.width].float()
-        self.merges[i] = torch.cat(parts, 1) * net.merge_turns, d_offset[:net.width] * net.merge_turns
-
-    def shared_bias(self, i: int, sums: Tensor) -> None:
-        """Take the sums of a global layer's derivatives; those of the first one come with its weights'."""
-        self.shared[i][1] = sums[0] * self.net.turns[i]
-        if i == 0:
-            self.shared[0][0] = sums[1:].T * self.net.turns[0]
-
-    def tensors(self, d_output_t: Tensor, d_output_bias: Tensor) -> list[Tensor]:
-        """Return all in the order of `split`."""
-        net = self.net
-        pairs = [*self.locals, (d_output_t.mT[:, :net.width], d_output_bias)]
-        if net.g:
-            merges = self.merges
-            if net.shared_merge:
-                merges = [tuple(sum(parts) for parts in zip(*merges))]
-            pairs += [*self.shared, *merges]
-        return [tensor for pair in pairs for tensor in pair]
-
-
 def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
     """Return a partitioned SIREN's values (blocks · rows, out), by a fused path where one is chosen and serves.
 
@@ -225,8 +146,9 @@ def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
     local, common = _tensors(field, slots, shared)
     first, hidden = (omega / (2 * math.pi) for omega in (field.config.first_omega_0, field.config.omega_0))
     turns = [first] + [hidden] * field.config.hidden_layers
+    levels = WideLevels if field.config.local_features >= WIDE[dtype] else FusedLevels
     with torch.autocast("cpu", enabled=False):
-        return FusedLevels.apply(coords, dtype, turns, hidden, torch.is_grad_enabled(), *local, *common)
+        return levels.apply(coords, dtype, turns, hidden, torch.is_grad_enabled(), *local, *common)
 
 
 def obstacle(field, device: torch.device) -> str | None:

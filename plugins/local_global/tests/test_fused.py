@@ -26,6 +26,13 @@ def make(cls, shape=(64, 48), out=3, **config):
                              **config}, seed=0)
 
 
+@pytest.fixture(params=["blocks.c", "BLAS"])
+def products(request, monkeypatch):
+    """Whose products local layers are."""
+    wide = 0 if request.param == "BLAS" else 1 << 20
+    monkeypatch.setattr(fused, "WIDE", {torch.bfloat16: wide, torch.float32: wide})
+
+
 def derivatives(field, points, weight, plain):
     values = field.evaluate(points.coords, points.slots).flatten(0, 1) if plain else field.values(points)
     (values.float() * weight).sum().backward()
@@ -39,7 +46,7 @@ def derivatives(field, points, weight, plain):
 @pytest.mark.parametrize("more", [{}, {"shape": (50,), "out": 1}, {"shape": (9, 8, 7)}, {"local_features": 16},
                                   {"local_features": 41}, {"local_features": 70}, {"hidden_layers": 0},
                                   {"hidden_layers": 1, "omega_0": 10.0}])
-def test_fused_step_equals_autograd(cls, config, more):
+def test_fused_step_equals_autograd(cls, config, more, products):
     field = make(cls, **config, **more)
     generator = torch.Generator().manual_seed(1)
     points = Blocks(torch.rand(4, 53, field.spec.in_features, generator=generator) * 2 - 1, torch.tensor([2, 0, 1, 2]))
@@ -53,7 +60,7 @@ def test_fused_step_equals_autograd(cls, config, more):
 
 @needs_compiler
 @pytest.mark.parametrize("cls, config", NETS)
-def test_fused_step_in_bfloat16_is_near(cls, config):
+def test_fused_step_in_bfloat16_is_near(cls, config, products):
     field = make(cls, **config)
     generator = torch.Generator().manual_seed(1)
     points = Blocks(torch.rand(4, 200, 2, generator=generator) * 2 - 1, torch.arange(4))
@@ -68,7 +75,7 @@ def test_fused_step_in_bfloat16_is_near(cls, config):
 
 
 @needs_compiler
-def test_two_forwards_before_a_backward_do_not_share_memory():
+def test_two_forwards_before_a_backward_do_not_share_memory(products):
     field = make(LgSiren)
     points = [Blocks(torch.rand(2, 40, 2, generator=torch.Generator().manual_seed(i)), torch.arange(2)) for i in (1, 2)]
     separate = [torch.autograd.grad(field.values(p).square().sum(), field.local[1].weight)[0] for p in points]
@@ -95,6 +102,19 @@ def test_fused_and_plain_fits_agree(monkeypatch):
         fast = decode_all(results[0].field)
     monkeypatch.setattr(fused, "library", lambda source, dtype: None)
     assert (fast - decode_all(results[0].field)).abs().max() < 1e-5
+
+
+@needs_compiler
+def test_products_go_to_who_is_quicker(monkeypatch):
+    seen = []
+    monkeypatch.setattr(fused.WideLevels, "apply", lambda *_: seen.append("BLAS") or torch.zeros(40, 3))
+    monkeypatch.setattr(fused.FusedLevels, "apply", lambda *_: seen.append("blocks.c") or torch.zeros(40, 3))
+    for width in (14, 60, 120):
+        field, points = make(LgSiren, local_features=width), Blocks(torch.rand(2, 20, 2), torch.arange(2))
+        for half in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                field.values(points)
+    assert seen == ["blocks.c", "blocks.c", "blocks.c", "BLAS", "BLAS", "BLAS"]
 
 
 def test_native_code_can_be_switched_off(monkeypatch):
