@@ -30,6 +30,7 @@ SECTIONS = {
     "image-study": ("image_study.py", "--seconds 3 --photos 2", True),
     "siren": ("siren.py", "--goals 30", True),
     "goals": ("goals.py", "--signals armadillo flower", True),
+    "scale": ("scale.py", "--sizes 256 1024 --kinds image", False),
     "local-global": ("local_global.py", "--only speed audio", True),
     "inverse-problems": ("inverse_problems.py", "--parts ct poisson", False),
     "gpu": ("gpu.py", "--only ceilings training steps", True),
