@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .device import precision_type, rounded_to, rows_at_once
+from .device import precision_type, quick_half, rounded_to, rows_at_once
 from .errors import InrError
 from .signal import Signal
 from .spec import Spec
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .fit import Sampler
 
 BAND = 1 << 20                      # samples of a signal that are held at once, where not all are
+SURE = 0.1                          # half precision tells on which side of a level a value beyond this is; half the
+                                    # range of values is 1
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,29 @@ def build(cls: type[Field], spec: Spec, changes: dict[str, Any] | None = None, s
 
 
 @torch.inference_mode()
-def decode(field: Field, spec: Spec | None = None, precision: str = "32") -> Iterator[tuple[slice, Tensor]]:
+def sides(field: Field, coords: Tensor, level: float) -> tuple[Tensor, Tensor]:
+    """Return stored values (n, out) at coords (n, in) of the field's device, and which are exact, (n,) bool.
+
+    Half precision gives those of which it tells for sure on which side of `level` they are, where a device is quick at
+    it; all others are exact.
+    """
+    dtype = quick_half(coords.device)
+    with rounded_to(dtype, coords.device):
+        values = field.stored(coords)
+    if dtype is None:
+        return values, torch.ones_like(values[:, 0], dtype=torch.bool)
+    near = ((values - level).abs() < SURE * field.spec.values.scale).any(-1)
+    values[near] = field.stored(coords[near])
+    return values, near
+
+
+@torch.inference_mode()
+def decode(field: Field, spec: Spec | None = None, precision: str = "32",
+           level: float | None = None) -> Iterator[tuple[slice, Tensor]]:
     """Yield (slice of flat samples, stored values on the CPU) over all samples of `spec`, in bounded memory.
 
-    precision: one of `device.PRECISIONS`, which a network's products are rounded to.
+    precision: one of `device.PRECISIONS`, which a network's products are rounded to · level: all that matters is on
+    which side of it a value is (see `sides`).
     """
     spec = spec or field.spec
     device = next(field.parameters()).device
@@ -184,8 +205,11 @@ def decode(field: Field, spec: Spec | None = None, precision: str = "32") -> Ite
     for low in range(0, spec.size, rows):
         part = slice(low, min(low + rows, spec.size))
         coords = spec.coords(torch.arange(part.start, part.stop)).to(device)
-        with rounded_to(dtype, device):
-            values = field.stored(coords)
+        if level is None:
+            with rounded_to(dtype, device):
+                values = field.stored(coords)
+        else:
+            values = sides(field, coords, level)[0]
         yield part, values.cpu()
 
 

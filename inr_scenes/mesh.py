@@ -10,9 +10,9 @@ from torch import Tensor
 
 from . import surface
 from .derivatives import gradient
-from .device import quick_half, rounded_to, rows_at_once
+from .device import quick_half, rows_at_once
 from .errors import InrError
-from .field import Field
+from .field import Field, sides
 from .spec import Axis, Spec
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ CAUTION, DOUBT, UNSURE = 2.0, 0.5, 0.25     # how far a value may overshoot its 
                                     # range: in cells twice the size of the fit's voxels, of about their size, smaller
 FULL = 0.9                          # of the half range of values: occupancy that is told apart from full or empty
 HALF, EXACT = 1, 2                  # how well a sample is known: in half precision, as well as the field tells
-SURE = 0.1                          # half precision tells on which side of the surface a value beyond this is; half the
-                                    # range of values is 1
 
 
 def mesh(field: Field, resolution: int = 256, *, box: Sequence[float] | None = None, level: float | None = None,
@@ -137,7 +135,6 @@ class _Samples:
         self.origin, self.ends = np.zeros(3, int), np.array([(True, True)] * 3)     # which ends are those of the grid
         self.sign = -1.0 if grid.meta.get("quantity") == "sdf" else 1.0
         self.device = next(field.parameters()).device
-        self.half = quick_half(self.device)
         self.values = np.empty(shape, np.float32)
         self.known = np.zeros(shape, np.uint8)
 
@@ -169,19 +166,15 @@ class _Samples:
         half: in half precision where the device is faster at it, then again in full where the surface is near.
         """
         spec, values, known = self.spec, self.values.reshape(-1), self.known.reshape(-1)
-        dtype = self.half if half else None
-        near = SURE * self.grid.values.scale
         for low in range(0, len(index), rows := rows_at_once(self.device)):
             part = index[low:low + rows]
             coords = spec.coords(torch.from_numpy(part)).to(self.device)
-            with rounded_to(dtype, self.device):
-                found = self.field.stored(coords)[:, 0] - self.level
-            exact = torch.ones_like(found, dtype=torch.bool)
-            if dtype is not None:
-                exact = found.abs() < near
-                found[exact] = self.field.stored(coords[exact])[:, 0] - self.level
-            values[part] = (self.sign * found).cpu().numpy()
-            known[part] = np.where(exact.cpu().numpy(), EXACT, HALF)
+            if half:
+                found, exact = sides(self.field, coords, self.level)
+                known[part] = np.where(exact.cpu().numpy(), EXACT, HALF)
+            else:
+                found, known[part] = self.field.stored(coords), EXACT
+            values[part] = (self.sign * (found[:, 0] - self.level)).cpu().numpy()
         self.evaluated += len(index)
 
     def lacking(self, index: np.ndarray, least: int) -> np.ndarray:

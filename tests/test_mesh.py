@@ -11,7 +11,7 @@ from torch import nn
 from inr_scenes import geometry
 from inr_scenes.derivatives import gradient
 from inr_scenes.errors import InrError
-from inr_scenes.field import Field, build
+from inr_scenes.field import Field, build, sides
 from inr_scenes.fit import fit
 from inr_scenes.mesh import mesh
 from inr_scenes.signals.shape import ShapeSignal
@@ -125,7 +125,7 @@ def test_a_surface_that_leaves_what_was_cut_out_is_sampled_whole(monkeypatch):
 
     field = Solid(spec(64), union(sphere(0.3), needle), sharpness=100.0)
     monkeypatch.setattr(module, "COARSE", 32)
-    monkeypatch.setattr(module, "quick_half", lambda device: None)      # else some are asked twice
+    monkeypatch.setattr(sys.modules[sides.__module__], "quick_half", lambda device: None)  # else some are asked twice
     tried, sample = [], module._sample
     monkeypatch.setattr(module, "_sample", lambda *args, **flags: tried.append(flags) or sample(*args, **flags))
     found = mesh(field, 256, specks=False)
@@ -157,7 +157,7 @@ def test_normals_in_half_precision_are_those_of_the_field():
 
 
 def test_the_counts_are_true(monkeypatch):
-    monkeypatch.setattr(sys.modules[mesh.__module__], "quick_half", lambda device: None)     # else some are asked twice
+    monkeypatch.setattr(sys.modules[sides.__module__], "quick_half", lambda device: None)  # else some are asked twice
     field = Solid(spec(64), sphere())
     found = mesh(field, 160)
     assert field.rows == found.metadata["evaluated"] + len(found.vertices)

@@ -1,4 +1,5 @@
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from inr_scenes import geometry
 from inr_scenes.errors import InrError
 from inr_scenes.export import export, export_facts
 from inr_scenes.exporters.shape import EXPORTERS
-from inr_scenes.field import Field, build
+from inr_scenes.field import Field, build, sides
 from inr_scenes.fit import FitConfig, fit
 from inr_scenes.signals import shape
 from inr_scenes.signals.shape import ShapeSignal
 from inr_scenes.siren import Siren
 from inr_scenes.spec import Frame
-from inr_scenes.testing import check_exporter, check_signal
+from inr_scenes.testing import check_exporter, check_signal, small_signal
 
 PLACE = (1000.0, -50.0, 7.0)
 
@@ -428,3 +429,21 @@ def test_real_shapes_reach_their_target(real, name, unit):
     assert found.is_watertight and found.extents.max() > unit
     assert np.abs(found.bounds - signal.mesh.bounds).max() < 2 / 128 * signal.spec.frame.scale
     assert geometry.compare_meshes(signal.mesh, found)["chamfer"] < 0.005
+
+
+def test_iou_is_that_of_full_precision(monkeypatch):
+    signal = small_signal("shape")
+    field = fit(build(Siren, signal.spec, {"hidden_features": 64}, seed=0), signal, FitConfig(steps=40, lr=1e-3)).field
+    home, found, exact = sys.modules[sides.__module__], [], []
+
+    def watched(*arguments):
+        values, known = sides(*arguments)
+        exact.append(float(known.float().mean()))
+        return values, known
+
+    monkeypatch.setattr(home, "sides", watched)
+    for half in (torch.bfloat16, None):
+        monkeypatch.setattr(home, "quick_half", lambda device, half=half: half)
+        found.append(signal.metrics(field)["iou"])
+    assert found[0] == found[1] and 0.5 < found[0] < 1
+    assert exact == [pytest.approx(exact[0]), 1] and exact[0] < 0.7

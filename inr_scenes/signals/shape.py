@@ -196,7 +196,7 @@ class ShapeSignal(GridSignal):
         sdf = self.spec.meta["quantity"] == "sdf"
         if len(self) <= EXACT:
             guess, error = torch.empty(len(self), dtype=torch.bool), 0.0
-            for part, values in decode(field, self.spec):
+            for part, values in decode(field, self.spec, level=None if sdf else self.spec.meta["level"]):
                 guess[part] = self._solid(values[:, 0])
                 error += (values - self.stored(part).cpu()).abs().double().sum().item() if sdf else 0.0
             result["iou"] = iou(self.inside().cpu().numpy(), guess.numpy())
