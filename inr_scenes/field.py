@@ -88,6 +88,10 @@ class Field(nn.Module):
         """Return factors on the learning rate of parameters that need another than the rest."""
         return {}
 
+    def rows_at_once(self, device: torch.device) -> int:
+        """Return how many points the network best sees at once on a device."""
+        return rows_at_once(device)
+
     def penalty(self) -> Tensor | float:
         """Return a regulariser added to the data term."""
         return 0.0
@@ -141,7 +145,8 @@ class Field(nn.Module):
         parts: of what a device best sees at once to take together, where a network does not see all of it.
         """
         device = next(self.parameters()).device
-        return torch.cat([self.stored(part.to(device)).cpu() for part in coords.split(parts * rows_at_once(device))])
+        chunks = coords.split(parts * self.rows_at_once(device))
+        return torch.cat([self.stored(chunk.to(device)).cpu() for chunk in chunks])
 
     def at(self, points: Tensor) -> Tensor:
         """Return stored values (n, out) at world points (n, 3) of a shape, x y z in world units."""
@@ -201,7 +206,7 @@ def decode(field: Field, spec: Spec | None = None, precision: str = "32",
     """
     spec = spec or field.spec
     device = next(field.parameters()).device
-    rows, dtype = rows_at_once(device), precision_type(precision, device)
+    rows, dtype = field.rows_at_once(device), precision_type(precision, device)
     for low in range(0, spec.size, rows):
         part = slice(low, min(low + rows, spec.size))
         coords = spec.coords(torch.arange(part.start, part.stop)).to(device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import surface
 from .derivatives import gradient
-from .device import quick_half, rows_at_once
+from .device import quick_half
 from .errors import InrError
 from .field import Field, sides
 from .spec import Axis, Spec
@@ -166,7 +166,7 @@ class _Samples:
         half: in half precision where the device is faster at it, then again in full where the surface is near.
         """
         spec, values, known = self.spec, self.values.reshape(-1), self.known.reshape(-1)
-        for low in range(0, len(index), rows := rows_at_once(self.device)):
+        for low in range(0, len(index), rows := self.field.rows_at_once(self.device)):
             part = index[low:low + rows]
             coords = spec.coords(torch.from_numpy(part)).to(self.device)
             if half:
@@ -268,7 +268,7 @@ def _normals(field: Field, vertices: np.ndarray) -> np.ndarray:
     frame = torch.eye(3, dtype=torch.float64) if field.spec.frame is None else field.spec.frame.tensor[:3, :3]
     sign = 1.0 if field.spec.meta.get("quantity") == "sdf" else -1.0
     normals = []
-    for part in torch.from_numpy(vertices).split(rows_at_once(device)):
+    for part in torch.from_numpy(vertices).split(field.rows_at_once(device)):
         with torch.no_grad():
             slope = gradient(field.stored, field.spec.to_coords(part).to(device), half=quick_half(device))
         normals.append(sign * slope.cpu().double().flip(-1) @ torch.linalg.inv(frame))

@@ -132,9 +132,16 @@ class Partitioned(Field):
         plan = self._planned(signal)
         if plan is None:
             return super().draw(signal, sampler, step)
-        width = self.config.local_features + getattr(self.config, "global_features", 0)
-        limit = sampler.micro * max(1, WIDTH // width)      # narrow layers: more rows have room in the cache
-        return plan.draw(signal, sampler, step, limit)
+        return plan.draw(signal, sampler, step, sampler.micro * self._room)
+
+    def rows_at_once(self, device: torch.device) -> int:
+        """Return how many points the network best sees at once on a device."""
+        return super().rows_at_once(device) * self._room
+
+    @property
+    def _room(self) -> int:
+        """How many times the rows of a wide network have room in a cache."""
+        return max(1, WIDTH // (self.config.local_features + getattr(self.config, "global_features", 0)))
 
     def _planned(self, signal: Signal) -> Plan | None:
         """Return the plan of drawing from a signal, if it is one that can be drawn from block by block."""
