@@ -119,7 +119,7 @@ class GeneralizableField(SetModel):
         raise InrError(f"This is a {self.name} model of many signals, not one signal. Encode one: "
                        f"inr encode MODEL SIGNAL -o OUT.safetensors")
 
-    crop = extend = joined = stored         # nor is there anything to keep or to add
+    crop = extend = joined = rows_at_once = stored      # nor is there anything to keep, to add or to look at
 
     def decode(self, coords: Tensor, latents: Latents) -> Tensor:
         """Map coords (B, n, in), or (1, n, in) shared by all, to values (B, n, out) in the network's range."""

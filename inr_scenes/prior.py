@@ -90,7 +90,7 @@ class Prior(SetModel):
         raise InrError(f"This is a {self.name} prior over signals, not one signal. Draw some: "
                        f"inr sample ARCHIVE -n 4 -o OUT")
 
-    crop = extend = joined = stored         # nor is there anything to keep or to add
+    crop = extend = joined = rows_at_once = stored      # nor is there anything to keep, to add or to look at
 
 
 def build_prior(cls: type[Prior], latents: LatentSet, changes: dict[str, Any] | None = None, seed: int = 0) -> Prior:
