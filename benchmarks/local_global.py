@@ -54,6 +54,7 @@ class Options:
     precision: str = "32"
     fields: tuple[str, ...] = ("per-partition", "siren", "local-global")
     excerpt: float | None = None
+    blocks: int | None = None
 
 
 @dataclasses.dataclass
@@ -273,7 +274,7 @@ def shape(options: Options) -> Iterator[Table]:
     for name in options.signals or ("armadillo", "skull"):
         settings = {"optimizer": "muon", "lr": 7e-4, "schedule": "cosine", "warmup": 20, "batch": 16_384,
                     "sampling": "uniform", "steps": 3000 if options.full else 1500, "focus": 0.75}
-        signal, blocks = solid(name, resolution), (8, 8, 8) if options.full else (4, 4, 4)
+        signal, blocks = solid(name, resolution), (options.blocks or (8 if options.full else 4),) * 3
         rows = compare(signal, budget, blocks, options, **settings)
         for row in [row for row in rows if row["field"] == "SIREN"]:
             config = {"budget": budget, "partitions": blocks, "local_rate": None}
@@ -398,10 +399,12 @@ def main() -> None:
                         help="what sound, images, video and shape compare, in this order")
     parser.add_argument("--signals", nargs="+", default=(), metavar="NAME", help="these photographs, recordings or meshes only")
     parser.add_argument("--excerpt", type=float, metavar="SECONDS", help="of sound, at the published number of steps")
+    parser.add_argument("--blocks", type=int, help="of shapes, along each axis: 8, in small 4")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     arguments = parser.parse_args()
     options = Options(arguments.full, arguments.device, arguments.seed, arguments.paper_metric,
-                      tuple(arguments.signals), arguments.precision, tuple(arguments.fields), arguments.excerpt)
+                      tuple(arguments.signals), arguments.precision, tuple(arguments.fields), arguments.excerpt,
+                      arguments.blocks)
     written = {}
     for name in arguments.only:
         for table in SECTIONS[name](options):

@@ -19,7 +19,7 @@ from inr_scenes.siren import SineLayer
 
 from . import kernel
 from .layers import Blocks
-from .levels import TWICE, Gradients, Prepared
+from .levels import TWICE, Gradients, Prepared, global_backward
 from .wide import WideLevels
 
 BLOCKS = Path(__file__).with_name("blocks.c")
@@ -73,8 +73,8 @@ class FusedLevels(torch.autograd.Function):
         net, work, x, dy, ctx.work = ctx.net, ctx.work, ctx.x, dy.contiguous(), None
         if work is None:
             raise RuntimeError(TWICE)
-        blocks, rows, d = x.shape
-        native, sines, h, g, levels, total = *_libraries(net.dtype), net.h, net.g, len(net.turns), blocks * rows
+        blocks, rows, _ = x.shape
+        native, h, g, levels, total = library(BLOCKS, net.dtype), net.h, net.g, len(net.turns), blocks * rows
         result = Gradients(net)
         grad, grad_u, grad_in = work.grad
         top = work.local[-1][2 if g else 0]
@@ -92,14 +92,7 @@ class FusedLevels(torch.autograd.Function):
             result.local(i, d_weight, d_bias)
             grad, grad_in = grad_in, grad
             if g:
-                mine = dz if i + 1 < levels else dz[:, g:]                  # the last level has no next global layer
-                result.wide(i, mine.T @ work.shared[i][0], d_merge.sum(0), d_offset.sum(0))
-                torch.mm(mine, net.wide[i], out=work.grad_shared)
-                first = 0 if i else d
-                sums = torch.empty(blocks, 1 + first, g)
-                call(sines.sines_backward, total, rows, g, first, work.grad_shared, work.shared[i][1], dz, g + h, x,
-                     sums)
-                result.shared_bias(i, sums.sum(0))
+                global_backward(result, i, work, dz, x, d_merge.sum(0), d_offset.sum(0))
         _POOL.give(work, *work.key)
         return None, None, None, None, None, *result.tensors(d_output_t, dy.view(blocks, rows, net.out).sum(1))
 

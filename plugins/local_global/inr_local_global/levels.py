@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from inr_scenes.kernels.native import LANES
+from inr_scenes.kernels.native import LANES, SINES, call, library
 
 from .kernel import split
 
@@ -90,3 +90,20 @@ class Gradients:
                 merges = [tuple(sum(parts) for parts in zip(*merges))]
             pairs += [*self.shared, *merges]
         return [tensor for pair in pairs for tensor in pair]
+
+
+def global_backward(result: Gradients, i: int, work, dz: Tensor, x: Tensor, d_merge: Tensor, d_offset: Tensor) -> None:
+    """Undo level i of the global network: its derivatives go to `result`, those by what its sines see into dz.
+
+    dz: derivatives by the pre-activations of [global layer i + 1 | merge i] · x: coords (blocks, rows, in) · d_merge,
+    d_offset: those of the merge operator's local part, (h, h) and (h,).
+    """
+    net, (blocks, rows, d) = result.net, x.shape
+    first = 0 if i else d
+    slopes = dz if i + 1 < len(net.turns) else dz[:, net.g:]                # the last level has no next global layer
+    result.wide(i, slopes.T @ work.shared[i][0], d_merge, d_offset)
+    torch.mm(slopes, net.wide[i], out=work.grad_shared)
+    sums = torch.empty(blocks, 1 + first, net.g)
+    call(library(SINES, net.dtype).sines_backward, blocks * rows, rows, net.g, first, work.grad_shared,
+         work.shared[i][1], dz, net.g + net.h, x, sums)
+    result.shared_bias(i, sums.sum(0))

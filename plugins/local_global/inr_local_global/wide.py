@@ -9,7 +9,7 @@ from torch import Tensor
 
 from inr_scenes.kernels.native import SINES, Pool, call, library
 
-from .levels import TWICE, Gradients, Prepared
+from .levels import TWICE, Gradients, Prepared, global_backward
 
 EACH = 64                           # rows that one thread sums by itself
 
@@ -88,13 +88,7 @@ class WideLevels(torch.autograd.Function):
             else:
                 result.local(0, sums[:, 1:], sums[:, 0])
             if g:
-                slopes = dz if i + 1 < levels else mine                     # the last level has no next global layer
-                result.wide(i, slopes.T @ work.shared[i][0], d_merge.float(), d_offset)
-                torch.mm(slopes, net.wide[i], out=work.grad_shared)
-                sums = torch.empty(blocks, 1 + first, g)
-                call(sines.sines_backward, total, rows, g, first, work.grad_shared, work.shared[i][1], dz, g + h, x,
-                     sums)
-                result.shared_bias(i, sums.sum(0))
+                global_backward(result, i, work, dz, x, d_merge.float(), d_offset)
         _POOL.give(work, *work.key)
         return None, None, None, None, None, *result.tensors(d_output_t, dy.sum(1))
 
