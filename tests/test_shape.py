@@ -434,16 +434,14 @@ def test_real_shapes_reach_their_target(real, name, unit):
 def test_iou_is_that_of_full_precision(monkeypatch):
     signal = small_signal("shape")
     field = fit(build(Siren, signal.spec, {"hidden_features": 64}, seed=0), signal, FitConfig(steps=40, lr=1e-3)).field
-    home, found, exact = sys.modules[sides.__module__], [], []
-
-    def watched(*arguments):
-        values, known = sides(*arguments)
-        exact.append(float(known.float().mean()))
-        return values, known
-
-    monkeypatch.setattr(home, "sides", watched)
+    home, found = sys.modules[sides.__module__], []
+    coords = signal.spec.coords(torch.arange(len(signal)))
+    exact = field.stored(coords).detach()
     for half in (torch.bfloat16, None):
         monkeypatch.setattr(home, "quick_half", lambda device, half=half: half)
         found.append(signal.metrics(field)["iou"])
+        values, known = sides(field, coords, 0.5)
+        assert torch.allclose(values[known], exact[known], atol=1e-6) and torch.equal(values > 0.5, exact > 0.5)
+        assert known.float().mean() < 0.7 if half else known.all()
+        assert torch.allclose(values, exact, atol=1e-6) is (half is None)
     assert found[0] == found[1] and 0.5 < found[0] < 1
-    assert exact == [pytest.approx(exact[0]), 1] and exact[0] < 0.7
