@@ -1,7 +1,7 @@
 """mesh: the surface of a shape's field as triangles in world units, evaluated only where the surface is."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from . import surface
+from .bricks import SIDE, Bricks
 from .derivatives import gradient
 from .device import quick_half
 from .errors import InrError
@@ -18,12 +19,14 @@ from .spec import Axis, Spec
 if TYPE_CHECKING:
     from trimesh import Trimesh
 
-LARGEST = 2048                      # cells along a side: beyond this the grid alone takes 32 GiB
+LARGEST = 2048                      # cells along a side: beyond this the triangles take more memory than most have
 COARSE = 128                        # cells along the longest side from which the search for the surface may start
 CAUTION, DOUBT, UNSURE = 2.0, 0.5, 0.25     # how far a value may overshoot its neighbours' range, as a share of that
                                     # range: in cells twice the size of the fit's voxels, of about their size, smaller
 FULL = 0.9                          # of the half range of values: occupancy that is told apart from full or empty
 HALF, EXACT = 1, 2                  # how well a sample is known: in half precision, as well as the field tells
+CORNERS = np.array(list(np.ndindex(2, 2, 2)))       # of a cell
+INNER = np.array(list(np.ndindex(3, 3, 3)))         # the samples in a cell on the grid of half the distance
 
 
 def mesh(field: Field, resolution: int = 256, *, box: Sequence[float] | None = None, level: float | None = None,
@@ -43,10 +46,10 @@ def mesh(field: Field, resolution: int = 256, *, box: Sequence[float] | None = N
         raise InrError(f"--resolution {resolution} must be between 2 and {LARGEST}.")
     level = spec.meta.get("level", 0.5) if level is None else level
     grid, levels = _grid(spec, resolution, box)
-    samples = _sample(field, grid, levels, level)
-    if samples.values.max() <= 0:
+    samples, evaluated = _sample(field, grid, levels, level)
+    if not len(samples) or samples.values.max() <= 0:
         raise InrError(f"The field has no surface at level {level:g} here: there is nothing to mesh.")
-    found, evaluated = surface.level_set(samples.values, samples.spec), samples.evaluated
+    found = surface.level_set(samples, grid)
     del samples
     removed = surface.remove_specks(found) if specks else 0
     found.vertex_normals = _normals(field, found.vertices)
@@ -89,86 +92,99 @@ def _region(spec: Spec, box: Sequence[float] | None) -> tuple[Tensor, Tensor]:
     return low, high
 
 
-def _sample(field: Field, grid: Spec, levels: int, level: float, whole: bool = False) -> "_Samples":
-    """Sample the field on `grid`, or, unless `whole`, on the part of it around its surface.
+def _sample(field: Field, grid: Spec, levels: int, level: float) -> tuple[Bricks, int]:
+    """Sample the field on the part of `grid` around its surface; return that and how many values were taken for it.
 
-    A coarse grid is evaluated whole, then halved `levels` times, the new points interpolated. The first time all around
-    the surface are evaluated, later those whose side of it is in doubt, then both ends of every edge that crosses the
-    surface, until no end is left: wherever the surface is met at all it is followed to its end. Evaluations may be in
-    half precision but for the ends on the finest grid, between which the vertices will lie: they are those of a dense
-    grid.
+    A coarse grid is evaluated whole, then halved `levels` times around the surface, the new points interpolated. The
+    first time all around the surface are evaluated, later those whose side of it is in doubt, then both ends of every
+    edge that crosses the surface, until no end is left: wherever the surface is met at all it is followed to its end.
+    Evaluations may be in half precision but for the ends on the finest grid, between which the vertices will lie: they
+    are those of a dense grid.
     A large coarse grid is itself halved from one twice as coarse, with more caution: a part that is thinner than a
     voxel, apart from all others, and between its samples everywhere is not found.
     """
-    counts = np.array([axis.count for axis in grid.axes])
-    cautious = int(levels > 0 and counts.max() >> levels >= COARSE)
+    sampler = _Sampler(field, grid, level)
+    cautious = int(levels > 0 and max(grid.shape) >> levels >= COARSE)
     levels += cautious
-    stride = 1 << levels
-    samples = _Samples(field, grid, level, stride, -(-(counts - 1) // stride) + 1)      # the last beyond the region
-    samples.evaluate(np.arange(samples.values.size), half=levels > 0)
+    samples = sampler.coarsest(1 << levels)
     for halving in range(levels):
         surely = halving <= cautious
-        near = samples.near_surface(halving < cautious) if surely else surface.crossed_cells(samples.values)
-        if halving == 0 and not whole and near.any():
-            near = samples.cut(near)
+        caution = CAUTION if halving < cautious else DOUBT if surely else None
         share = math.inf if halving == 0 else DOUBT if surely else UNSURE
-        doubtful = _doubtful(samples.values, np.argwhere(near), share)
-        samples.halve()
-        samples.evaluate(samples.lacking(doubtful, HALF), half=True)
-        samples.follow(EXACT if samples.stride == 1 else HALF)
-    if samples.left():                          # the surface went where nothing had hinted at it
-        again = _sample(field, grid, levels - cautious, level, whole=True)
-        again.evaluated += samples.evaluated
-        return again
-    samples.values = samples.values[tuple(map(slice, counts - samples.origin))]
-    return samples
+        samples = sampler.halved(samples, caution, share)
+    return samples, sampler.evaluated
 
 
-class _Samples:
-    """Values of a field, above zero inside, on every `stride`-th corner of a grid, and how each is known.
+class _Sampler:
+    """Takes a field's values, above zero inside, on every so many-th corner of a grid; `evaluated` counts them."""
 
-    They begin at corner `origin` of the grid; `evaluated` counts the field's own values.
-    """
-
-    def __init__(self, field: Field, grid: Spec, level: float, stride: int, shape: np.ndarray):
-        self.field, self.grid, self.level, self.stride, self.evaluated = field, grid, level, stride, 0
-        self.origin, self.ends = np.zeros(3, int), np.array([(True, True)] * 3)     # which ends are those of the grid
+    def __init__(self, field: Field, grid: Spec, level: float):
+        self.field, self.grid, self.level, self.evaluated = field, grid, level, 0
         self.sign = -1.0 if grid.meta.get("quantity") == "sdf" else 1.0
         self.device = next(field.parameters()).device
-        self.values = np.empty(shape, np.float32)
-        self.known = np.zeros(shape, np.uint8)
 
-    @property
-    def spec(self) -> Spec:
-        """Where the samples are."""
-        return self.grid.replace(axes=tuple(Axis(axis.start + int(low) * axis.step, axis.step * self.stride, n)
-                                            for axis, low, n in zip(self.grid.axes, self.origin, self.values.shape)))
+    def coarsest(self, stride: int) -> Bricks:
+        """Return the values on the whole of the grid's every `stride`-th corner."""
+        samples = Bricks(self._counts(stride), stride)
+        everywhere = np.stack(np.unravel_index(np.arange(samples.counts.prod()), samples.counts), 1)
+        self._evaluate(samples, samples.find(everywhere), half=stride > 1)
+        return samples
 
-    def cut(self, cells: np.ndarray) -> np.ndarray:
-        """Keep what is around some cells, with one more on every side; return what is kept of them."""
-        part = surface.around(cells)
-        low, high = (np.array([getattr(p, end) for p in part]) for end in ("start", "stop"))
-        self.ends &= np.stack([low == 0, high == cells.shape], 1)
-        self.origin += low * self.stride
-        samples = tuple(slice(p.start, p.stop + 1) for p in part)
-        self.values, self.known = self.values[samples].copy(), self.known[samples].copy()
-        return cells[part]
+    def halved(self, coarse: Bricks, caution: float | None, share: float) -> Bricks:
+        """Return the samples at half the distance around the surface, evaluated where it matters.
 
-    def left(self) -> bool:
-        """Say whether the surface goes on where it was cut."""
-        sides = ((axis, end) for axis in range(3) for end in (0, 1) if not self.ends[axis, end])
-        return any((self.values.take(-end, axis) > 0).any() for axis, end in sides)
+        caution: as `_near`; none: only cells that the surface crosses · share: of the range of values in a cell, within
+        which the side of an interpolated one is in doubt (infinity: all are).
+        """
+        fine = Bricks(self._counts(coarse.stride // 2), coarse.stride // 2, coarse)
+        parts = [self._searched(coarse, fine, slots, caution, share) for slots in coarse.chunks()]
+        wanted, doubtful = (np.concatenate(column) for column in zip(*parts))
+        fine.ensure(np.unique(wanted))
+        index = fine.find(np.stack(np.unravel_index(doubtful, fine.counts), 1))
+        self._evaluate(fine, fine.lacking(index, HALF), half=True)
+        self._follow(fine, EXACT if fine.stride == 1 else HALF)
+        return fine
+
+    def _searched(self, coarse: Bricks, fine: Bricks, slots: np.ndarray, caution: float | None,
+                  share: float) -> tuple[np.ndarray, np.ndarray]:
+        """Look for the surface in some cubes; return the finer cubes around it and the finer samples in doubt there.
+
+        Both as flat indices, the samples' into the whole grid. caution, share: as `halved`.
+        """
+        before = 0 if caution is None else 1            # samples in a block before those of the cube
+        blocks = coarse.blocks(slots) if caution is None else coarse.blocks(slots, low=before, high=2)
+        near = surface.crossed(blocks) if caution is None else self._near(blocks, caution)
+        cube, *place = np.nonzero(near)
+        place = np.stack(place, 1)
+        cells = coarse.places[slots[cube]] * SIDE + place
+        there = (cells < coarse.counts - 1).all(1)
+        cube, place, cells = cube[there], place[there], cells[there]
+        ends = (2 * cells[:, None] + 2 * CORNERS).reshape(-1, 3)
+        wanted = [fine.cubes(ends), fine.cubes(np.minimum(2 * coarse.rim(slots), fine.counts - 1))]
+        inside = 2 * cells[:, None] + INNER
+        if share < math.inf:
+            corners = place[:, None] + before + CORNERS
+            inside = inside[_doubtful(blocks[(cube[:, None], *np.moveaxis(corners, -1, 0))], share)]
+        inside = inside.reshape(-1, 3)
+        inside = inside[(inside < fine.counts).all(1)]
+        return np.concatenate(wanted), np.unique(np.ravel_multi_index(tuple(inside.T), tuple(fine.counts)))
+
+    def _counts(self, stride: int) -> np.ndarray:
+        """Samples along the axes, the last at the grid's end or beyond."""
+        return -(-(np.array(self.grid.shape) - 1) // stride) + 1
 
     @torch.inference_mode()
-    def evaluate(self, index: np.ndarray, half: bool) -> None:
-        """Take the field's own values at flat indices.
+    def _evaluate(self, samples: Bricks, index: np.ndarray, half: bool) -> np.ndarray:
+        """Take the field's own values at flat indices; return the slots around those that turn to the other side.
 
         half: in half precision where the device is faster at it, then again in full where the surface is near.
         """
-        spec, values, known = self.spec, self.values.reshape(-1), self.known.reshape(-1)
+        values, known = samples.values.reshape(-1), samples.known.reshape(-1)
+        before = values[index] > 0
         for low in range(0, len(index), rows := self.field.rows_at_once(self.device)):
             part = index[low:low + rows]
-            coords = spec.coords(torch.from_numpy(part)).to(self.device)
+            places = torch.from_numpy(samples.grid(part) * samples.stride)
+            coords = torch.stack([axis.at(place) for axis, place in zip(self.grid.axes, places.T)], 1).to(self.device)
             if half:
                 found, exact = sides(self.field, coords, self.level)
                 known[part] = np.where(exact.cpu().numpy(), EXACT, HALF)
@@ -176,87 +192,42 @@ class _Samples:
                 found, known[part] = self.field.stored(coords), EXACT
             values[part] = (self.sign * (found[:, 0] - self.level)).cpu().numpy()
         self.evaluated += len(index)
+        return samples.around(index[before != (values[index] > 0)])
 
-    def lacking(self, index: np.ndarray, least: int) -> np.ndarray:
-        """Return those of flat indices whose values are not known so well yet, each once."""
-        return np.unique(index[self.known.reshape(-1)[index] < least])
+    def _follow(self, samples: Bricks, least: int) -> None:
+        """Evaluate both ends of every edge that crosses the surface, as far as that leads."""
+        slots = np.arange(len(samples))
+        while len(slots):
+            index = samples.lacking(samples.crossings(slots), least)
+            slots = self._evaluate(samples, index, half=least == HALF)
 
-    def halve(self) -> None:
-        """Halve the distance between samples, those between the old ones interpolated."""
-        known = np.zeros(2 * np.array(self.known.shape) - 1, np.uint8)
-        known[::2, ::2, ::2] = self.known
-        values = self.values
-        for axis in (2, 1, 0):
-            values = _doubled(values, axis)
-        self.values, self.known, self.stride = values, known, self.stride // 2
-
-    def near_surface(self, cautious: bool) -> np.ndarray:
-        """Say which cells may meet the surface: those where the values of their corners and the next ones around, their
-        range widened by a share of it on both sides, pass zero; with caution, where any is neither full nor empty."""
-        from scipy.ndimage import maximum_filter, minimum_filter
-        cells = (slice(-1),) * 3
-        high = maximum_filter(self.values, 4, origin=-1, mode="nearest")[cells]
-        low = minimum_filter(self.values, 4, origin=-1, mode="nearest")[cells]
-        spread = (CAUTION if cautious else DOUBT) * (high - low)
+    def _near(self, blocks: np.ndarray, caution: float) -> np.ndarray:
+        """Say which cells, (n, SIDE, SIDE, SIDE), may meet the surface: those where the values of their corners and the
+        next ones around, their range widened by a share of it on both sides, pass zero; with caution beyond `DOUBT`,
+        where any is neither full nor empty. blocks: with one sample before the cubes and two after."""
+        low, high = (_windowed(blocks, extreme) for extreme in (np.minimum, np.maximum))
+        spread = caution * (high - low)
         near = (low - spread <= 0) & (high + spread >= 0)
-        if cautious and self.grid.meta.get("quantity") != "sdf":
+        if caution > DOUBT and self.grid.meta.get("quantity") != "sdf":
             least = FULL * self.grid.values.scale
             near |= (high > -least) & (low < least)
         return near
 
-    def follow(self, least: int) -> None:
-        """Evaluate both ends of every edge that crosses the surface, as far as that leads."""
-        inside, wanted = self.values > 0, np.zeros(self.values.shape, bool)
-        for axis in range(3):
-            step = math.prod(inside.shape[axis + 1:])
-            crossing = np.zeros(inside.shape, bool)
-            np.not_equal(inside.reshape(-1)[:-step], inside.reshape(-1)[step:], out=crossing.reshape(-1)[:-step])
-            crossing[(slice(None),) * axis + (-1,)] = False             # from the end of a row to the next one's start
-            wanted |= crossing
-            wanted.reshape(-1)[step:] |= crossing.reshape(-1)[:-step]
-        index = self.lacking(np.flatnonzero(wanted), least)
-        flat = self.values.reshape(-1)
-        while len(index):
-            self.evaluate(index, half=least == HALF)
-            ends = [other[(flat[other] > 0) != (flat[here] > 0)] for other, here in self._neighbours(index)]
-            index = self.lacking(np.concatenate(ends), least)
 
-    def _neighbours(self, index: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield, for every direction, the next samples there and the samples they are next to, as flat indices."""
-        places = np.unravel_index(index, self.values.shape)
-        for axis, place in enumerate(places):
-            step = math.prod(self.values.shape[axis + 1:])
-            for there, stays in ((step, place < self.values.shape[axis] - 1), (-step, place > 0)):
-                yield index[stays] + there, index[stays]
+def _windowed(blocks: np.ndarray, extreme: np.ufunc) -> np.ndarray:
+    """Return the extremes of blocks (n, a, b, c) over all cubes of four samples, (n, a - 3, b - 3, c - 3)."""
+    for axis in (1, 2, 3):
+        blocks = extreme.reduce(np.lib.stride_tricks.sliding_window_view(blocks, 4, axis), -1)
+    return blocks
 
 
-def _doubled(values: np.ndarray, axis: int) -> np.ndarray:
-    """Return samples with those halfway between them along an axis, interpolated."""
-    shape = list(values.shape)
-    shape[axis] = 2 * shape[axis] - 1
-    out = np.empty(shape, values.dtype)
-    old, new = np.moveaxis(values, axis, 0), np.moveaxis(out, axis, 0)
-    new[::2] = old
-    np.add(old[:-1], old[1:], out=new[1::2])
-    new[1::2] *= 0.5
-    return out
+def _doubtful(corners: np.ndarray, share: float) -> np.ndarray:
+    """Say which of the samples `INNER` in cells, (n, 27), may lie on either side of the surface.
 
-
-def _doubtful(values: np.ndarray, cells: np.ndarray, share: float) -> np.ndarray:
-    """Return which samples of cells (n, 3), on the grid of half the distance, may lie on either side of the surface.
-
-    Those whose interpolated value is within a share of the range in the cell; infinity: all. Flat indices.
+    Those whose interpolated value is within a share of the range of the cell's corners, (n, 8).
     """
-    corners = np.array(list(np.ndindex(2, 2, 2)))
-    inner = np.array(list(np.ndindex(3, 3, 3)))
-    shape = 2 * np.array(values.shape) - 1
-    index = np.ravel_multi_index(tuple((2 * cells[:, None] + inner).reshape(-1, 3).T), shape)
-    if share == math.inf:
-        return index
-    known = values[tuple((cells[:, None] + corners).reshape(-1, 3).T)].reshape(-1, 8)
-    weights = np.prod(np.where(corners, inner[:, None] / 2, 1 - inner[:, None] / 2), -1).astype(np.float32)
-    unsure = np.abs(known @ weights.T) < share * np.ptp(known, axis=1)[:, None]
-    return index[unsure.reshape(-1)]
+    weights = np.prod(np.where(CORNERS, INNER[:, None] / 2, 1 - INNER[:, None] / 2), -1).astype(np.float32)
+    return np.abs(corners @ weights.T) < share * np.ptp(corners, axis=1)[:, None]
 
 
 def _normals(field: Field, vertices: np.ndarray) -> np.ndarray:

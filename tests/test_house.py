@@ -19,7 +19,7 @@ from inr_scenes.testing import small_signal
 PACKAGE = Path(inr_scenes.__file__).parent
 FLOORS = [
     {"errors"},
-    {"files", "device", "camera", "metrics", "settings", "media", "lightning", "kernels"},
+    {"files", "device", "camera", "bricks", "metrics", "settings", "media", "lightning", "kernels"},
     {"spec", "derivatives", "muon"},
     {"hookspecs", "units", "optim", "catalog"},
     {"plugins", "signal"},
