@@ -1,11 +1,15 @@
 """Write pictures, videos and sound; the suffix decides the format."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from .errors import InrError
+
+TIFF = (".tif", ".tiff")
+LARGEST = 1 << 28                   # pixels of other pictures, which Pillow holds in memory
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
@@ -13,34 +17,66 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return (np.clip(values, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
-def write_image(path: Path, array: np.ndarray, bits: int = 8) -> None:
-    """Write (h, w) or (h, w, c) values, uint8 or floats in [0, 1], as .png .jpg .webp .tif or .bmp.
+def to_words(values: np.ndarray) -> np.ndarray:
+    """Round values in [0, 1] to uint16."""
+    return (np.clip(values, 0, 1) * 65535 + 0.5).astype(np.uint16)
 
-    bits: 16 keeps 16 bits per channel, for TIFF and for grey PNG.
+
+def write_image(path: Path, array: np.ndarray, bits: int = 8) -> None:
+    """Write (h, w) or (h, w, c) values, uint8, uint16 or floats in [0, 1], as .png .jpg .webp .tif or .bmp.
+
+    bits: of floats; 16 keeps 16 bits per channel, for TIFF and for grey PNG.
     """
     from PIL import Image
 
     array = array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
+    if array.dtype not in (np.uint8, np.uint16):
+        array = to_words(array) if bits == 16 else to_bytes(array)
     if array.ndim == 3 and array.shape[2] not in (3, 4):
         raise InrError(f"An image of {array.shape[2]} channels cannot be written as {path.suffix}; use .npy.")
-    if bits == 16:
-        deep = (np.clip(array, 0, 1) * 65535 + 0.5).astype(np.uint16)
-        if path.suffix.lower() in (".tif", ".tiff"):
-            import tifffile
-            tifffile.imwrite(path, deep, photometric="minisblack" if deep.ndim == 2 else "rgb")
-        elif path.suffix.lower() == ".png" and deep.ndim == 2:
-            Image.fromarray(deep).save(path)
-        else:
+    suffix = path.suffix.lower()
+    if suffix in TIFF:
+        with _tiff(path, array.shape, array.dtype) as image:
+            image[:] = array
+    elif array.dtype == np.uint16:
+        if suffix != ".png" or array.ndim != 2:
             raise InrError("16 bits are written as .tif, or as .png for grey images.")
-        return
-    image = Image.fromarray(array if array.dtype == np.uint8 else to_bytes(array))
-    if path.suffix.lower() in (".jpg", ".jpeg"):
+        Image.fromarray(array).save(path)
+    elif suffix in (".jpg", ".jpeg"):
+        image = Image.fromarray(array)
         image.convert("L" if image.mode == "L" else "RGB").save(path, quality=95)
+    else:
+        try:
+            Image.fromarray(array).save(path)
+        except ValueError as error:         # Pillow knows a format by its suffix
+            raise InrError(f"A picture cannot be written as {suffix or path.name!r} ({error}); use .png.") from None
+
+
+def write_bands(path: Path, shape: tuple[int, int, int], bands: Iterable[tuple[slice, np.ndarray]],
+                bits: int = 8) -> None:
+    """Write a picture (h, w, c) that comes as (rows, their values in [0, 1]); a TIFF is never held in memory whole."""
+    rounding, dtype = (to_words, np.uint16) if bits == 16 else (to_bytes, np.uint8)
+    if path.suffix.lower() in TIFF and shape[2] in (1, 3, 4):
+        with _tiff(path, shape[:2] if shape[2] == 1 else shape, dtype) as image:
+            for rows, values in bands:
+                image[rows] = rounding(values).reshape(-1, *image.shape[1:])
         return
-    try:
-        image.save(path)
-    except ValueError as error:         # Pillow knows a format by its suffix
-        raise InrError(f"A picture cannot be written as {path.suffix or path.name!r} ({error}); use .png.") from None
+    if shape[0] * shape[1] > LARGEST:
+        raise InrError(f"{shape[0]}×{shape[1]} pixels are too many for {path.suffix}: write .tif.")
+    image = np.empty(shape, dtype)
+    for rows, values in bands:
+        image[rows] = rounding(values)
+    write_image(path, image)
+
+
+@contextmanager
+def _tiff(path: Path, shape: tuple[int, ...], dtype) -> Iterator[np.ndarray]:
+    """Yield an array whose values go into an uncompressed TIFF."""
+    import tifffile
+
+    image = tifffile.memmap(path, shape=shape, dtype=dtype, photometric="minisblack" if len(shape) == 2 else "rgb")
+    yield image
+    image.flush()
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:

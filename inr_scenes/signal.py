@@ -1,6 +1,7 @@
 """Signals: indexable sets of (coordinates, values) with a Spec, and how a field is measured against them."""
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from .errors import InrError
 from .metrics import psnr
-from .spec import Spec
+from .spec import Axis, Spec
 
 
 @dataclass(frozen=True)
@@ -171,6 +172,15 @@ class GridSignal(Signal):
         found = copy.copy(self)
         GridSignal.__init__(found, spec, data.contiguous(), self.gain, self.name)
         return found
+
+    def thinned(self, most: int) -> Self:
+        """Return this signal where it has at most so many samples, else every so many-th of it along each axis."""
+        every = math.ceil((len(self) / most) ** (1 / len(self.spec.axes)))
+        if every <= 1:
+            return self
+        axes = tuple(Axis(axis.start + axis.first * axis.step, axis.step * every, -(-axis.count // every))
+                     for axis in self.spec.axes)
+        return self.part(self.spec.replace(axes=axes), (slice(None, None, every),) * len(axes))
 
     def beside(self, like: Spec, path) -> Self:
         """Return the signal on an archive's spec: the whole of it, or the part that the archive was cropped to."""

@@ -13,14 +13,15 @@ if TYPE_CHECKING:
     from trimesh import Trimesh
 
 
-def level_set(samples: Bricks, spec: Spec) -> "Trimesh":
-    """Return the surface around values > 0, samples (z, y, x) of `spec`, in world units.
+def level_set(samples: Bricks | np.ndarray, spec: Spec) -> "Trimesh":
+    """Return the surface around values > 0, samples (z, y, x) of `spec`, all or those around it, in world units.
 
     Marching cubes on the float values, so vertices lie between samples. The surface is closed where it meets the
     border of the grid, which it does not leave; its faces are turned outwards.
     """
     import trimesh
 
+    samples = samples if isinstance(samples, Bricks) else Bricks.of(samples)
     parts = [_marched(samples, slots) for slots in samples.chunks()]
     index, keys = (np.concatenate(column) for column in list(zip(*parts))[:2])
     starts = np.cumsum([0, *(len(part[0]) for part in parts)])

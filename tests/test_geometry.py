@@ -6,7 +6,6 @@ import torch
 import trimesh
 
 from inr_scenes import geometry, surface
-from inr_scenes.bricks import Bricks
 from inr_scenes.camera import Cameras, look_at
 from inr_scenes.errors import InrError
 from inr_scenes.spec import Axis, Frame, Spec
@@ -224,24 +223,24 @@ def test_without_open3d_trimesh_says_what_is_inside(monkeypatch):
 def test_level_set_is_closed_turned_outwards_and_in_place():
     spec, points = grid(32, frame=Frame.of((10, 20, 30), 5.0))
     depth = (0.7 - np.linalg.norm(points, axis=-1)).astype(np.float32)
-    mesh = surface.level_set(Bricks.of(depth), spec)
+    mesh = surface.level_set(depth, spec)
     assert mesh.is_watertight
     assert mesh.volume == pytest.approx(4 / 3 * math.pi * 3.5**3, rel=0.01)
     assert np.allclose(mesh.bounds, [[6.5, 16.5, 26.5], [13.5, 23.5, 33.5]], atol=0.02)
     mirrored = Frame(((-1.0, 0, 0, 0), (0, 1.0, 0, 0), (0, 0, 1.0, 0), (0, 0, 0, 1.0)))
-    assert surface.level_set(Bricks.of(depth), spec.replace(frame=mirrored)).volume > 0
+    assert surface.level_set(depth, spec.replace(frame=mirrored)).volume > 0
 
 
 def test_level_set_keeps_axes_apart():
     spec, points = grid(24)
     z, y, x = np.moveaxis(points, -1, 0)
     inside = 1 - np.maximum(np.maximum(np.abs(x) / 0.8, np.abs(y) / 0.5), np.abs(z) / 0.2)
-    assert np.allclose(surface.level_set(Bricks.of(inside.astype(np.float32)), spec).extents, [1.6, 1.0, 0.4], atol=0.1)
+    assert np.allclose(surface.level_set(inside.astype(np.float32), spec).extents, [1.6, 1.0, 0.4], atol=0.1)
 
 
 def test_level_set_closes_at_the_border_and_does_not_leave_it():
     spec, points = grid(16)
-    mesh = surface.level_set(Bricks.of((0.3 - points[..., 0]).astype(np.float32)), spec)
+    mesh = surface.level_set((0.3 - points[..., 0]).astype(np.float32), spec)
     assert mesh.is_watertight
     edge = 1 - 1 / 16
     assert np.allclose(mesh.bounds, [[-edge] * 3, [edge, edge, 0.3]], atol=1e-5)
@@ -251,7 +250,7 @@ def test_values_exactly_at_the_level_leave_no_hole():
     spec, points = grid(16)
     values = np.round(8 * (0.7 - np.linalg.norm(points, axis=-1))).astype(np.float32)
     assert (values == 0).sum() > 50
-    mesh = surface.level_set(Bricks.of(values), spec)
+    mesh = surface.level_set(values, spec)
     assert mesh.is_watertight and mesh.volume > 0
 
 

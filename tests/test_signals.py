@@ -1,12 +1,15 @@
 """Image, sound and video: real files of every format, and every kind of bad input."""
 
+import shutil
 import struct
 import sys
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import tifffile
 import torch
 from PIL import Image
 
@@ -19,6 +22,8 @@ from inr_scenes.signals.image import ImageSignal
 from inr_scenes.signals.video import VideoSignal
 from inr_scenes.siren import Siren
 from inr_scenes.testing import check_signal, small_signal
+
+image_module = sys.modules[ImageSignal.__module__]
 
 
 @pytest.fixture
@@ -78,6 +83,62 @@ def test_sixteen_bit_colour_tiff(tmp_path):
     signal = ImageSignal.load(tmp_path / "a.tif")
     assert signal.spec.out_features == 3 and signal.spec.meta["bits"] == 16
     assert np.abs(signal.array().numpy() - values).max() < 1e-4
+
+
+@pytest.mark.parametrize("dtype, channels", [(np.uint8, 3), (np.uint16, 3), (np.uint8, 1)])
+def test_a_huge_tiff_stays_on_disk(tmp_path, monkeypatch, dtype, channels):
+    top = np.iinfo(dtype).max
+    values = np.random.default_rng(0).integers(0, top + 1, (40, 30, channels)).astype(dtype)
+    tifffile.imwrite(tmp_path / "a.tif", values.squeeze(), compression="zlib")
+    held = ImageSignal.load(tmp_path / "a.tif")
+    monkeypatch.setattr(image_module, "HELD", 1000)
+    signal = ImageSignal.load(tmp_path / "a.tif")
+    assert signal.data.dtype == (torch.uint8 if dtype == np.uint8 else torch.uint16)
+    assert isinstance(image_module.read_image(tmp_path / "a.tif")[0], np.memmap)
+    assert signal.spec == held.spec and torch.allclose(signal.array(), held.array(), atol=1e-7)
+    monkeypatch.setattr(image_module, "SHOWN", 200)
+    field = inr.field("siren", signal.spec, hidden_features=16)
+    metrics = inr.fit(field, signal, steps=3, batch=256).metrics
+    assert metrics == pytest.approx(held.metrics(field), rel=1e-5)
+    truth, shown = signal.pictures(field)[0]
+    assert truth.shape == shown.shape == (14, 10, channels)
+    assert np.allclose(truth, held.array().numpy()[::3, ::3], atol=1e-6)
+    assert np.allclose(shown, decode_all(field).clamp(0, 1).numpy()[::3, ::3], atol=1e-5)
+    for flags in ({"size": (4, 4)}, {"mode": "rgba"}):
+        with pytest.raises(InrError, match="too many to be resized"):
+            ImageSignal.load(tmp_path / "a.tif", **flags)
+
+
+def test_a_huge_tiff_that_cannot_be_read_says_why(tmp_path, monkeypatch):
+    monkeypatch.setattr(image_module, "HELD", 10)
+    values = np.zeros((40, 30), np.float32)
+    tifffile.imwrite(tmp_path / "float.tif", values)
+    with pytest.raises(InrError, match="8 or 16 bits"):
+        ImageSignal.load(tmp_path / "float.tif")
+    tifffile.imwrite(tmp_path / "a.tif", values.astype(np.uint8))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    with pytest.raises(InrError, match="TMPDIR"):
+        ImageSignal.load(tmp_path / "a.tif")
+    (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:300])
+    monkeypatch.undo()
+    with pytest.raises(InrError, match="cut.tif"):
+        ImageSignal.load(tmp_path / "cut.tif")
+
+
+@pytest.mark.parametrize("bits, channels", [(8, 3), (16, 3), (16, 1)])
+def test_a_tiff_is_written_band_by_band(tmp_path, monkeypatch, bits, channels):
+    field = build(Siren, small_signal("image").spec.replace(out_features=channels), {"hidden_features": 16}, seed=0)
+    field_module = sys.modules[decode_bands.__module__]
+    monkeypatch.setattr(field_module, "BAND", 64)
+    monkeypatch.setattr(sys.modules[write_image.__module__], "LARGEST", 10)
+    path = inr.export(field, tmp_path / "a.tif", bits=bits)
+    expected = decode_all(field).clamp(0, 1).numpy().squeeze()
+    top = 2**bits - 1
+    assert np.abs(tifffile.imread(path) / top - expected).max() < 0.51 / top
+    assert np.abs(ImageSignal.load(path).array().numpy().squeeze() - expected).max() < 0.51 / top
+    with pytest.raises(InrError, match="too many for .png: write .tif"):
+        inr.export(field, tmp_path / "a.png")
+    assert [found.name for found in tmp_path.iterdir()] == ["a.tif"]
 
 
 def test_exif_orientation_is_applied(tmp_path, picture):

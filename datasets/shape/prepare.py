@@ -4,7 +4,6 @@ from pathlib import Path
 
 import numpy as np
 
-from inr_scenes.bricks import Bricks
 from inr_scenes.signals.shape import ShapeSignal
 from inr_scenes.signals.voxels import write_grid
 from inr_scenes.spec import Axis, Frame, Spec
@@ -40,7 +39,7 @@ def main() -> None:
     spec = Spec("shape", axes, 3, 1, frame=Frame.of((20.0, -5.0, 40.0), 42.0))
     points = np.stack(np.meshgrid(*[axes[0].start + axes[0].step * np.arange(CELLS)] * 3, indexing="ij"), -1)
     depth = knot(points.reshape(-1, 3)[:, ::-1]).reshape(points.shape[:3])
-    mesh = level_set(Bricks.of(depth.astype(np.float32)), spec)
+    mesh = level_set(depth.astype(np.float32), spec)
     (HERE / "knot.ply").write_bytes(mesh.export(file_type="ply", vertex_normal=False))
     grid = ShapeSignal.from_mesh(mesh, 64, blend=0)
     write_grid(HERE / "knot.npz", grid.inside().numpy().astype(np.uint8).reshape(grid.spec.shape), grid.spec)

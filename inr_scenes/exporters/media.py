@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InrError
 from ..field import Field, decode, decode_all, decode_bands
 from ..hookspecs import Exporter
-from ..media import to_bytes, write_audio, write_image, write_video
+from ..media import to_bytes, write_audio, write_bands, write_image, write_video
 from ..spec import Spec
 from ..units import index_box
 
@@ -51,11 +51,9 @@ def write_image_field(field: Field, path: Path, options: ImageOptions) -> dict[s
         raise InrError("--bits must be 8 or 16.")
     spec = _sized(_region(field.spec, options.box), options.size, options.scale)
     shape = (*spec.shape, spec.out_features)
-    image = np.empty(shape, np.uint8 if options.bits == 8 else np.float32)
-    for part, band in decode_bands(field, spec, options.precision):
-        rows = slice(part.start // shape[1], part.stop // shape[1])
-        image[rows] = to_bytes(band.numpy()) if options.bits == 8 else band.numpy()
-    write_image(path, image, options.bits)
+    bands = ((slice(part.start // shape[1], part.stop // shape[1]), band.numpy())
+             for part, band in decode_bands(field, spec, options.precision))
+    write_bands(path, shape, bands, options.bits)
     return {"shape": list(shape)}
 
 

@@ -1,5 +1,7 @@
 """Images: PNG, JPEG, WebP, TIFF; grey, RGB or RGBA; 8 and 16 bit; upright by their EXIF orientation."""
 
+import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,11 +11,13 @@ import torch
 from ..errors import InrError, need
 from ..field import decode_all, decode_bands
 from ..files import readable
+from ..media import LARGEST
 from ..metrics import psnr_ssim
 from ..signal import GridSignal
 from ..spec import UNIT_RANGE, Axis, Spec
 
-LARGEST = 1 << 28                   # pixels; beyond this a file is more likely a decompression bomb than a photo
+HELD = 1 << 26                      # pixels of a TIFF that are held in memory
+SHOWN = 1 << 22                     # pixels of a picture in a sheet
 
 
 class ImageSignal(GridSignal):
@@ -46,20 +50,23 @@ class ImageSignal(GridSignal):
 
     @classmethod
     def from_array(cls, array, *, bits: int | None = None, grid: str = "centers", name: str = "image") -> "ImageSignal":
-        """Make a signal of an array (h, w) or (h, w, c): uint8, or floats in [0, 1]."""
-        array = np.asarray(array)
+        """Make a signal of an array (h, w) or (h, w, c): uint8, uint16, or floats in [0, 1].
+
+        A numpy.memmap is not copied: its values stay in its file.
+        """
+        array = np.asanyarray(array)
         array = array[..., None] if array.ndim == 2 else array
         if array.ndim != 3 or not array.size:
             raise InrError(f"An image needs shape (h, w) or (h, w, channels), not {array.shape}.")
-        if not np.isfinite(array).all():
+        gain = {np.uint8: 1 / 255, np.uint16: 1 / 65535}.get(array.dtype.type, 1.0)
+        if gain == 1.0 and not np.isfinite(array).all():
             raise InrError("The image holds values that are not numbers.")
-        gain = 1 / 255 if array.dtype == np.uint8 else 1.0
-        raw = array if gain != 1.0 else array.astype(np.float32)
-        data = torch.from_numpy(np.array(raw, order="C"))      # a copy: Pillow hands out read-only memory
+        if not isinstance(array, np.memmap):
+            array = np.array(array, array.dtype if gain != 1.0 else np.float32, order="C")     # Pillow's is read-only
         height, width, channels = array.shape
         spec = Spec("image", (Axis.regular(height, grid), Axis.regular(width, grid)), 2, channels, UNIT_RANGE,
-                    meta={"bits": bits or (8 if gain != 1.0 else 16), "grid": grid})
-        return cls(spec, data.reshape(-1, channels), gain, name)
+                    meta={"bits": bits or (8 if array.dtype == np.uint8 else 16), "grid": grid})
+        return cls(spec, torch.from_numpy(array).reshape(-1, channels), gain, name)
 
     def suited(self, spec: Spec) -> "ImageSignal":
         """Return a grey picture as three equal channels where `spec` has colours."""
@@ -74,12 +81,16 @@ class ImageSignal(GridSignal):
                          for part, image in decode_bands(field, self.spec))
 
     def pictures(self, field) -> list[tuple[np.ndarray, np.ndarray]]:
-        """The image and its reconstruction."""
-        return [(self.array().cpu().numpy(), decode_all(field, self.spec).clamp(0, 1).numpy())]
+        """The image and its reconstruction, of a large one every so many-th pixel."""
+        seen = self.thinned(SHOWN)
+        return [(seen.array().cpu().numpy(), decode_all(field, seen.spec).clamp(0, 1).numpy())]
 
 
 def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, int]:
-    """Read an image file as an array (h, w, c), uint8 or float32 in [0, 1], with its bits per channel."""
+    """Read an image file as an array (h, w, c), uint8 or float32 in [0, 1], with its bits per channel.
+
+    A TIFF of more than `HELD` pixels comes as a numpy.memmap, uint8 or uint16, of a temporary file without a name.
+    """
     import warnings
 
     from PIL import Image, ImageOps, UnidentifiedImageError
@@ -89,6 +100,11 @@ def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, i
         raise InrError(f"--mode {mode!r} is not known: auto, grey, rgb or rgba.")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise InrError(f"--size {size} needs a height and a width of at least 1.")
+    if (huge := _huge_tiff(path)) is not None:
+        if size is not None or mode not in ("auto", {1: "grey", 3: "rgb", 4: "rgba"}[huge.shape[2]]):
+            raise InrError(f"{path} has {huge.shape[0]}×{huge.shape[1]} pixels, too many to be resized or recoloured "
+                           f"here: leave --size and --mode away, or change it beforehand.")
+        return huge, 8 * huge.dtype.itemsize
     if (deep := _deep(path)) is not None:
         return _shaped(deep, mode, size), 16
     try:
@@ -96,7 +112,8 @@ def read_image(path: Path, mode: str = "auto", size=None) -> tuple[np.ndarray, i
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 if image.width * image.height > LARGEST:
-                    raise InrError(f"{path} claims {image.width}×{image.height} pixels, more than {LARGEST}: refused.")
+                    raise InrError(f"{path} claims {image.width}×{image.height} pixels, more than {LARGEST}: refused. "
+                                   f"A picture of that size is read from a TIFF of 8 or 16 bits, bare or deflated.")
                 image.load()
                 image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
@@ -159,6 +176,33 @@ def _deep(path: Path) -> np.ndarray | None:
             return frame.reformat(format=layout).to_ndarray().astype(np.float32) / 65535
     except (av.FFmpegError, StopIteration):
         return None
+
+
+def _huge_tiff(path: Path) -> np.ndarray | None:
+    """Unpack a TIFF of more than `HELD` pixels, strip by strip or tile by tile, to disk, where it stays; None for any
+    other file."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            page = file.pages[0]
+            if page.imagelength * page.imagewidth <= HELD:
+                return None
+            turned = page.tags.get("Orientation")
+            plain = (page.axes in ("YX", "YXS") and page.samplesperpixel in (1, 3, 4)
+                     and page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.RGB))
+            if not plain or page.dtype not in (np.uint8, np.uint16) or (turned and turned.value > 1):
+                raise InrError(f"{path} is a large TIFF of another kind than 8 or 16 bits, grey, RGB or RGBA, upright, "
+                               f"channels together: convert it to one of these.")
+            if page.nbytes > (free := shutil.disk_usage(tempfile.gettempdir()).free):
+                raise InrError(f"{path} takes {page.nbytes / 2**30:.1f} GiB unpacked, {tempfile.gettempdir()} has "
+                               f"{free / 2**30:.1f} free: name a larger folder in TMPDIR.")
+            array = page.asarray(out="memmap")
+            return array[..., None] if array.ndim == 2 else array
+    except (tifffile.TiffFileError, OSError, ValueError, IndexError):
+        return None                     # not for tifffile: Pillow tries next and says what is wrong
 
 
 def _deep_tiff(path: Path) -> np.ndarray | None:

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from inr_scenes.signal import GridSignal, Signal
+from inr_scenes.signals.image import ImageSignal
 
 LONGEST = 64                                # frames, rows, voxels: longer sides are averaged down before 3-D layers
+SEEN = 1 << 24                              # pixels that are looked at
 LISTED = 8192                               # measurements that an encoder of lists looks at
 
 
@@ -21,7 +23,8 @@ def encoder(signal: Signal) -> tuple[nn.Module, Tensor]:
     kind, d = signal.spec.kind, len(signal.spec.axes)
     if d == 3 and isinstance(signal, GridSignal):
         return VolumeStem(), _three_channels(_small(signal))
-    array = signal.array() if hasattr(signal, "array") else None
+    seen = signal.thinned(SEEN) if isinstance(signal, ImageSignal) else signal
+    array = seen.array() if hasattr(seen, "array") else None
     if kind == "audio" and array is not None and array.ndim == 2:
         return Cepstrum(int(signal.spec.meta.get("sample_rate", 44100))), array.mean(-1)
     if array is not None and array.ndim == 3 and d == 2:
