@@ -2,15 +2,18 @@
 
     python benchmarks/scale.py                                      # images of 256² to 4096², and so on: half an hour
     python benchmarks/scale.py --kinds image --sizes 256 1024 --fields lg-siren
+    python benchmarks/scale.py --kinds image --sizes 18432 --fields lg-siren    # 1 GB, from a TIFF into a TIFF
 
 Sizes are pixels along a side (a photograph resized), voxels along a side (a mesh), or frames of 136×240 (a film, there
 and back). A fit takes few steps, of 8,192 rows: the figure is what a row costs, not how good the field gets. "the rest"
 of a fit is what start-up, loading, looking at the quality of the whole and saving take; "export" writes the picture,
-the film or the mesh, start-up included. Peak memory is the process's. Prints a table in Markdown.
+the film or the mesh, start-up included. Peak memory is the process's, mapped
+files of a huge picture included, which the system may put out at any time. Prints a table in Markdown.
 """
 
 import argparse
 import datetime
+import itertools
 import json
 import math
 import os
@@ -22,6 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import tifffile
 from image_study import machine
 from PIL import Image
 
@@ -31,7 +35,7 @@ from inr_scenes.signals.video import read_video
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 SIZES = {"image": (256, 512, 1024, 2048, 4096), "shape": (64, 128, 256, 512, 1024), "video": (1, 10, 100, 600)}
-ROWS = 8192
+ROWS, TILE = 8192, 4096             # of a batch; pixels along a side beyond which the photograph is repeated
 SOURCES = {"image": "image/coffeevan.png", "shape": "mesh/armadillo.ply", "video": "video/flower.mp4"}
 
 
@@ -53,10 +57,17 @@ def measured(*words) -> tuple[dict, float, float]:
 def source(kind: str, size: int, folder: Path) -> tuple[Path, tuple, str, tuple]:
     """Return a signal of a size as (file, flags that load it, suffix to export to, flags of the export)."""
     if kind == "image":
-        path = folder / f"{size}.png"
+        path = folder / f"{size}{'.png' if size <= TILE else '.tif'}"
         with Image.open(DATA / SOURCES[kind]) as photo:
-            photo.convert("RGB").resize((size, size), Image.Resampling.LANCZOS).save(path, compress_level=1)
-        return path, (), ".png", ()
+            photo = photo.convert("RGB").resize((min(size, TILE), min(size, TILE)), Image.Resampling.LANCZOS)
+        if size <= TILE:
+            photo.save(path, compress_level=1)
+        else:
+            large = tifffile.memmap(path, shape=(size, size, 3), dtype=np.uint8, photometric="rgb")
+            for y, x in itertools.product(range(0, size, TILE), repeat=2):
+                large[y:y + TILE, x:x + TILE] = np.asarray(photo)[:size - y, :size - x]
+            large.flush()
+        return path, (), path.suffix, ()
     if kind == "shape":
         return DATA / SOURCES[kind], ("--resolution", size), ".ply", ("--resolution", size)
     path = folder / f"{size}.mp4"

@@ -1,7 +1,9 @@
 """Sets of signals: a folder decoded once into one file that is mapped, so that a set may be larger than memory."""
 
+import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -25,7 +27,7 @@ from .signal import GridSignal, Signal
 from .signals.lightfield import LightFieldSignal
 from .spec import Spec
 
-LAYOUT = 2                          # of the cache; another number is another cache
+LAYOUT = 3                          # of the cache; another number is another cache
 
 
 class RaySignal(Signal):
@@ -55,14 +57,17 @@ class RaySignal(Signal):
 
 @dataclass(frozen=True)
 class SignalSet:
-    """Signals of one kind and size, each built from the mapped file when it is asked for.
+    """Signals of one kind, each built from the mapped file when it is asked for.
 
-    specs: one a signal, equal ones the same object · data: (signals, samples, out) raw values, stored = raw · gain ·
-    rays: (signals, samples, 6) of light fields · skipped: files that could not be read, with the reason.
+    files: where they came from · specs: one a signal, equal ones the same object · starts: each one's first row of
+    data, (rows, out) raw values, stored = raw · gain, and of rays, (rows, 6), of light fields · skipped: files that
+    could not be read or do not fit, with the reason.
     """
 
     names: tuple[str, ...]
+    files: tuple[str, ...]
     specs: tuple[Spec, ...]
+    starts: tuple[int, ...]
     data: np.ndarray
     rays: np.ndarray | None
     gain: float
@@ -73,14 +78,36 @@ class SignalSet:
 
     def __getitem__(self, i: int) -> Signal:
         """Return signal i, read from the file now."""
+        rows = slice(self.starts[i], self.starts[i] + self.specs[i].size)
         if self.rays is not None:
-            return RaySignal(self.specs[i], self.rays[i], self.data[i], self.gain, self.names[i])
-        return GridSignal(self.specs[i], torch.from_numpy(np.array(self.data[i])), self.gain, self.names[i])
+            return RaySignal(self.specs[i], self.rays[rows], self.data[rows], self.gain, self.names[i])
+        return GridSignal(self.specs[i], torch.from_numpy(np.array(self.data[rows])), self.gain, self.names[i])
 
     @property
     def spec(self) -> Spec:
         """The first signal's spec, which stands for all."""
         return self.specs[0]
+
+    def fitting(self, crop: Sequence[int] = (), hint: str = "") -> "SignalSet":
+        """Return the signals of the first one's size or, for parts of `crop` samples, all that are large enough.
+
+        The others are among the `skipped`. hint: what brings signals to one size.
+        """
+        kept, left = [], []
+        for i, spec in enumerate(self.specs):
+            if crop and len(crop) == len(spec.axes):
+                fits, why = all(n <= count for n, count in zip(crop, spec.shape)), f"smaller than {_times(crop)}."
+            else:
+                fits = (spec.shape, spec.size) == (self.spec.shape, self.spec.size)
+                why = f"{self.names[0]} is {_size(self.spec)}; a set needs one size{f': {hint}' if hint else ''}."
+            if fits:
+                kept.append(i)
+            else:
+                left.append(f"{self.files[i]} is {_size(spec)}, {why}")
+        if not kept:
+            raise InrError(f"None of {len(self)} signals is large enough. The first: {left[0]}")
+        columns = {name: tuple(getattr(self, name)[i] for i in kept) for name in ("names", "files", "specs", "starts")}
+        return dataclasses.replace(self, skipped=(*self.skipped, *left), **columns)
 
     def part(self, numbers: Sequence[int]) -> "Subset":
         """Return some of the signals as a set of their own."""
@@ -122,11 +149,12 @@ class Subset:
 
 
 def open_set(folder, *, kind: str | None = None, options: Mapping[str, Any] | None = None, on_error: str = "skip",
-             workers: int = 0, cache=None) -> SignalSet:
+             workers: int = 0, cache=None, crop: Sequence[int] = ()) -> SignalSet:
     """Return the signals of a folder: files of one kind, or sub-folders of posed views.
 
     Each is decoded once, in `workers` processes, into a file under `cache` (the user's by default), from which later
-    runs read. on_error: "skip" names a file that cannot be read in a warning and goes on, "stop" raises.
+    runs read. All are of one size, but for parts of `crop` samples at least as large as that. on_error: "skip" names a
+    file that cannot be read, or does not fit, in a warning and goes on, "stop" raises.
     """
     if on_error not in ("skip", "stop"):
         raise InrError(f"--on-error {on_error!r} is not known: skip or stop.")
@@ -135,7 +163,8 @@ def open_set(folder, *, kind: str | None = None, options: Mapping[str, Any] | No
     target = _cache(cache) / f"{Path(folder).resolve().name}-{_key(cls, settings, paths)}"
     if not (target / "index.json").is_file():
         _decode_all(cls, settings, paths, target, on_error, workers)
-    found = _read(target)
+    hint = f"{cls.one_size}, or --crop for parts of them" if cls.one_size and cls.kind != "lightfield" else cls.one_size
+    found = _read(target).fitting(crop, hint)
     for line in found.skipped:
         if on_error == "stop":
             raise InrError(f"{line} Take it away, or use --on-error skip.")
@@ -202,9 +231,10 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
         kept, skipped, files, specs, first = [], [], {}, {}, None
         for path, found in zip(paths, _decoded(cls, settings, paths, workers)):
             if first and not isinstance(found, str):
-                if found["data"].shape != first["shape"]:
-                    found = (f"{path} is {_size(found)}, {kept[0][0]} is {first['size']}; a set needs one size"
-                             f"{f': {cls.one_size}' if cls.one_size else ''}.")
+                channels = found["data"].shape[1]
+                if channels != first["channels"]:
+                    found = (f"{path} has {channels} channels, {kept[0][0]} has {first['channels']}"
+                             f"{f'; bring them to one kind: {cls.one_size}' if cls.one_size else ''}.")
                 else:
                     found["data"] = _as(found["data"], found["gain"], first)
             if isinstance(found, str):
@@ -217,10 +247,11 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
                     if key not in files:
                         files[key] = (place / key).open("wb")
                     files[key].write(np.ascontiguousarray(found[key]).tobytes())
-            first = first or {"shape": found["data"].shape, "dtype": str(found["data"].dtype), "gain": found["gain"],
-                              "size": _size(found)}
+            first = first or {"channels": found["data"].shape[1], "dtype": str(found["data"].dtype),
+                              "gain": found["gain"]}
             number = specs.setdefault(json.dumps(found["spec"]), len(specs))
-            kept.append([found["name"], number, {k: v.tolist() for k, v in found.get("cameras", {}).items()}])
+            cameras = {k: v.tolist() for k, v in found.get("cameras", {}).items()}
+            kept.append([found["name"], str(path), number, cameras])
         for file in files.values():
             file.close()
         if not kept:
@@ -240,13 +271,17 @@ def _as(data: np.ndarray, gain: float, first: dict[str, Any]) -> np.ndarray:
     return (raw.round() if np.issubdtype(first["dtype"], np.integer) else raw).astype(first["dtype"])
 
 
-def _size(found: dict[str, Any]) -> str:
-    """Return a decoded signal's size in words."""
-    shape = [axis["count"] for axis in found["spec"]["axes"]] or [found["data"].shape[0]]
-    if "cameras" in found:
-        views = found["cameras"]["size"].tolist()
+def _times(shape: Sequence[int]) -> str:
+    return " × ".join(map(str, shape))
+
+
+def _size(spec: Spec) -> str:
+    """Return a signal's size in words."""
+    shape = spec.shape
+    if spec.cameras is not None:
+        views = spec.cameras.size.tolist()
         shape = [len(views), *views[0]] if views.count(views[0]) == len(views) else [f"{len(views)} views"]
-    return f"{' × '.join(map(str, shape))} of {found['data'].shape[1]} channels"
+    return f"{_times(shape)} of {spec.out_features} channels"
 
 
 def _decoded(cls, settings, paths, workers: int) -> Iterator[dict[str, Any] | str]:
@@ -275,15 +310,13 @@ def _frame(cls, settings, paths) -> Spec | None:
 def _read(target: Path) -> SignalSet:
     index = json.loads((target / "index.json").read_text())
     signals = index["signals"]
-    shape = (len(signals), *index["shape"])
-    data = np.memmap(target / "data", index["dtype"], "r", shape=shape)
-    rays = None
-    if (target / "rays").is_file():
-        rays = np.memmap(target / "rays", np.float32, "r", shape=(*shape[:2], 6))
     known = [Spec.from_json(json.loads(spec)) for spec in index["specs"]]
-    specs = tuple(known[number].replace(cameras=_cameras(cameras)) if cameras else known[number]
-                  for _, number, cameras in signals)
-    return SignalSet(tuple(name for name, _, _ in signals), specs, data, rays, index["gain"], tuple(index["skipped"]))
+    names, files, numbers, cameras = zip(*signals)
+    specs = tuple(known[n].replace(cameras=_cameras(c)) if c else known[n] for n, c in zip(numbers, cameras))
+    *starts, rows = itertools.accumulate((spec.size for spec in specs), initial=0)
+    data = np.memmap(target / "data", index["dtype"], "r", shape=(rows, index["channels"]))
+    rays = np.memmap(target / "rays", np.float32, "r", shape=(rows, 6)) if (target / "rays").is_file() else None
+    return SignalSet(names, files, specs, tuple(starts), data, rays, index["gain"], tuple(index["skipped"]))
 
 
 def _cameras(data: dict[str, Any]) -> Cameras:

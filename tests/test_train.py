@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from inr_scenes import archive
+from inr_scenes.augment import Parts
 from inr_scenes.batches import Drawer
 from inr_scenes.dataset import open_set
 from inr_scenes.errors import InrError
@@ -33,7 +34,7 @@ def lainr(signals, seed=0, **changes):
 def test_a_set_holds_the_files_values_and_is_decoded_once(picture, folder, signals, tmp_path, monkeypatch):
     assert len(signals) == 10 and signals.names[3] == "03"
     for i in (0, 3, 9):
-        assert np.array_equal(signals.data[i].reshape(16, 16, 3), picture(i))
+        assert np.array_equal(signals[i].data.reshape(16, 16, 3), picture(i))
         coords, values = signals[i].sample(torch.tensor([17]))
         assert torch.allclose(values, torch.tensor(picture(i)[1, 1] / 127.5 - 1).float()[None], atol=1e-6)
         assert torch.allclose(coords, torch.tensor([[-1 + 1.5 / 8, -1 + 1.5 / 8]]))
@@ -61,6 +62,27 @@ def test_a_corrupt_or_odd_file_is_named_and_skipped_or_stops(picture, folder, tm
     assert not [p for p in (tmp_path / "fresh").iterdir()], "a stopped decoding leaves nothing behind"
     with pytest.raises(InrError, match="no signals"):
         open_set(tmp_path / "cache", cache=tmp_path / "x")
+
+
+def test_parts_are_taken_of_pictures_of_any_size(folder, tmp_path):
+    y, x = np.mgrid[0:21, 0:40]
+    large = np.stack([x * 6, y * 12, 255 - x * 3], -1).astype(np.uint8)
+    Image.fromarray(large).save(folder / "large.png")
+    Image.fromarray(large[:7]).save(folder / "low.png")
+    with pytest.warns(UserWarning, match=r"low\.png is 7 × 40 of 3 channels, smaller than 8 × 12"):
+        found = open_set(folder, cache=tmp_path / "cache", crop=(8, 12))
+    assert len(found) == 11 and found[10].spec.shape == (21, 40)
+    assert np.array_equal(found[10].data.reshape(21, 40, 3).numpy(), large)
+    held_out = found.part([9, 10])
+    config = TrainConfig(steps=80, batch=3, points=32, crop=(8, 12), lr=3e-3, warmup=0, device="cpu")
+    spec = Parts(found.spec, (8, 12)).spec
+    model, validation = build_model(MODELS["lainr"], spec, {**SMALL, "patch": 4}, seed=0), Validation(held_out)
+    before = validation.metrics(model)["psnr"]
+    for _ in train_steps(model, found.part(range(11)), config):
+        pass
+    assert validation.metrics(model)["psnr"] > before and [len(p[0]) for p in validation.pictures(model)] == [16, 21]
+    with pytest.raises(InrError, match="None of 12 signals is large enough"):
+        open_set(folder, cache=tmp_path / "cache", crop=(30, 2))
 
 
 def test_pictures_of_16_bits_among_others_keep_their_values(tmp_path):
@@ -105,7 +127,7 @@ def test_what_a_set_lacks_is_said_in_the_terms_of_its_kind(picture, folder, tmp_
     with pytest.warns(UserWarning, match=r"b\.wav is 400 of 1 channels, a is 500 of 1 channels; .*--seconds-long"):
         open_set(sounds, cache=tmp_path / "cache")
     Image.fromarray(picture(1)[..., 0]).save(folder / "grey.png")
-    with pytest.warns(UserWarning, match=r"grey\.png is 16 × 16 of 1 channels, 00 is 16 × 16 of 3 channels"):
+    with pytest.warns(UserWarning, match=r"grey\.png has 1 channels, 00 has 3; .*--mode rgb"):
         open_set(folder, cache=tmp_path / "cache")
 
 

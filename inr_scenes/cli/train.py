@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     check_config(config, {"run": (RunOptions,), "set": (SetOptions,), "load": (signal_cls.Options,),
                           "model": (cls.Config,), "fit": (TrainConfig,)})
     target = Run(options, f"{Path(folder).expanduser().resolve().name}-{name}")
-    found = _open(folder, first[SetOptions], values(first[signal_cls.Options]))
+    found = _open(folder, first[SetOptions], values(first[signal_cls.Options]), first[TrainConfig].crop)
     recipe = cls.suggest(found[0], options.preset)
     defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **section_of(config, "fit")}
     chosen = parse(parts, rest, prog=command, description=describe(cls), defaults=budget(defaults, flags(rest)))
@@ -104,7 +104,7 @@ def _train(target: Run, cls, found, folder: str, chosen, signal_cls) -> dict[str
     return execute(target, field, validation, config, facts, settings, loop, "train")
 
 
-def _open(folder, options: SetOptions, load: dict[str, Any]):
+def _open(folder, options: SetOptions, load: dict[str, Any], crop: tuple[int, ...]):
     """Open the set; what was left out goes to stderr, a line a file."""
     from ..dataset import open_set
 
@@ -113,7 +113,7 @@ def _open(folder, options: SetOptions, load: dict[str, Any]):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         found = open_set(folder, kind=options.kind, options=load, on_error=options.on_error, workers=options.workers,
-                         cache=options.cache)
+                         cache=options.cache, crop=crop)
     for line in found.skipped:
         note(f"left out: {line}")
     return found
