@@ -11,22 +11,11 @@ import datetime
 import json
 import os
 import platform
-import resource
-import subprocess
-import sys
-import time
 from pathlib import Path
 
+from command import measured
+
 ROOT = Path(__file__).parents[1]
-
-
-def inr(*words) -> dict:
-    """Run one command; return its JSON result, or exit with its message."""
-    command = [sys.executable, "-m", "inr_scenes", *map(str, words), "--json"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"inr {' '.join(map(str, words))}\n{done.stderr.splitlines()[-1]}")
-    return json.loads(done.stdout)
 
 
 def fit(out: Path, field: str, signal: Path, seconds: int, *flags) -> dict:
@@ -34,7 +23,7 @@ def fit(out: Path, field: str, signal: Path, seconds: int, *flags) -> dict:
     run = out / f"{signal.stem}-{field}"
     if (run / "result.json").is_file():
         return json.loads((run / "result.json").read_text())
-    result = inr("fit", field, signal, "-o", run, "--seconds", seconds, "--overwrite", *flags)
+    result = measured("fit", field, signal, "-o", run, "--seconds", seconds, "--overwrite", *flags)[0]
     (run / "result.json").write_text(json.dumps(result))
     return result
 
@@ -52,11 +41,11 @@ def shapes(data: Path, out: Path):
             continue
         result = fit(out, "siren", mesh, 60, "--resolution", 128)
         yield f"`inr fit siren {name}.ply --resolution 128`", result["seconds"], text(result["metrics"])
-        glb = inr("export", result["archive"], out / f"{name}.glb", "--resolution", 256)
-        measured = inr("eval", result["archive"], mesh, "--resolution", 128)["metrics"]
+        glb = measured("export", result["archive"], out / f"{name}.glb", "--resolution", 256)[0]
+        truth = measured("eval", result["archive"], mesh, "--resolution", 128)[0]["metrics"]
         facts = {k: glb[k] for k in ("faces", "specks_removed", "watertight")}
         yield f"`inr export {name} .glb --resolution 256`", "", \
-            f"{facts}, chamfer {measured['chamfer']:.3%}, normals {measured['normal_consistency']:.4f}"
+            f"{facts}, chamfer {truth['chamfer']:.3%}, normals {truth['normal_consistency']:.4f}"
 
 
 def image(data: Path, out: Path):
@@ -86,9 +75,7 @@ def render(data: Path, out: Path):
         if run.is_dir():
             times = []
             for frames in (20, 120):            # the difference leaves out start-up
-                start = time.perf_counter()
-                inr("render", run, out / "orbit.mp4", "--frames", frames, "--size", 128, 128)
-                times.append(time.perf_counter() - start)
+                times.append(measured("render", run, out / "orbit.mp4", "--frames", frames, "--size", 128, 128)[1])
             yield f"`inr render {Path(name).stem} --size 128 128`", "", f"{100 / (times[1] - times[0]):.1f} frames/s"
 
 
@@ -96,10 +83,8 @@ def mesh(data: Path, out: Path):
     """Export a 512³ mesh: how much of the grid is evaluated, time and peak memory."""
     run = out / "bunny-siren"
     if run.is_dir():
-        start = time.perf_counter()
-        facts = inr("export", run, out / "bunny512.glb", "--resolution", 512)
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
-        yield "`inr export bunny .glb --resolution 512`", round(time.perf_counter() - start, 1), \
+        facts, seconds, peak = measured("export", run, out / "bunny512.glb", "--resolution", 512)
+        yield "`inr export bunny .glb --resolution 512`", round(seconds, 1), \
             f"{facts['evaluated']:,} of {facts['dense']:,} points, peak {peak:.2f} GiB, {facts['faces']:,} faces, " \
             f"watertight {facts['watertight']}"
 

@@ -14,18 +14,15 @@ files of a huge picture included, which the system may put out at any time. Prin
 import argparse
 import datetime
 import itertools
-import json
 import math
-import os
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import tifffile
+from command import measured
 from image_study import machine
 from PIL import Image
 
@@ -37,21 +34,6 @@ DATA = ROOT.parent / "shared" / "data"
 SIZES = {"image": (256, 512, 1024, 2048, 4096), "shape": (64, 128, 256, 512, 1024), "video": (1, 10, 100, 600)}
 ROWS, TILE = 8192, 4096             # of a batch; pixels along a side beyond which the photograph is repeated
 SOURCES = {"image": "image/coffeevan.png", "shape": "mesh/armadillo.ply", "video": "video/flower.mp4"}
-
-
-def measured(*words) -> tuple[dict, float, float]:
-    """Run one `inr` command; return its result, its seconds and its peak memory in GiB, or exit with its message."""
-    command = [sys.executable, "-W", "ignore", "-m", "inr_scenes", *map(str, words), "--json"]
-    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        tick = time.perf_counter()
-        process = subprocess.Popen(command, stdout=out, stderr=err)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode, seconds = os.waitstatus_to_exitcode(status), time.perf_counter() - tick
-        for file in (out, err):
-            file.seek(0)
-        if process.returncode:
-            sys.exit(f"{' '.join(command[4:])}\n{err.read().decode().strip()}")
-        return json.loads(out.read()), seconds, usage.ru_maxrss / 2**20
 
 
 def source(kind: str, size: int, folder: Path) -> tuple[Path, tuple, str, tuple]:
