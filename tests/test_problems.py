@@ -462,3 +462,5 @@ def test_solve_from_the_command_line(inr, tmp_path):
     status, out, err = inr("solve", "helmholtz", "siren", "--wavenumber", "4.0", "-o", "c", *small)
     assert status == 0, err
     assert "relative_error" in json.loads(out)["metrics"]
+    status, out, err = inr("solve", "helmholtz", "siren", "photo.png", "-o", "d", *small)
+    assert status == 1 and "takes no signal: leave 'photo.png' away" in err

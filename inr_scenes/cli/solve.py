@@ -50,7 +50,8 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     if field is None:
         return usage("solve", arguments, (What,), ("problem", "field", "signal"), run.__doc__)
     if not problem.kinds:
-        path = None
+        if path is not None:
+            raise InrError(f"{name} is an equation and takes no signal: leave {path!r} away.")
     elif path is None and not wants_help(arguments):
         raise InrError(f"name a signal: inr solve {name} {field} SIGNAL.")
     measured = ("--measured" in rest or config.get("load", {}).get("measured", False)

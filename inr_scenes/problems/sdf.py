@@ -143,11 +143,15 @@ class SignedDistance(Problem):
         return []
 
     def adapt(self, recipe: Recipe, field: type[Field], preset: str) -> Recipe:
-        """Published: 10,000 steps of 1400 points at 1e-4. Fast: fewer steps at a higher rate that falls."""
-        plain = {"optimizer": "adam", "clip": 1.0, "focus": 0.0, "precision": "32"}
+        """Published: 10,000 steps of 1400 points at 1e-4. Fast: fewer steps, by Muon at a rate that falls.
+
+        After 600 steps on bunny Muon has half the eikonal error of Adam at 1e-3; at 1e-3 itself it is worse than Adam.
+        """
+        plain = {"clip": 1.0, "focus": 0.0, "precision": "32"}
         if preset == "published":
-            return changed(recipe, field, steps=10_000, lr=1e-4, batch=1400, schedule="constant", **plain)
-        return changed(recipe, field, steps=1000, lr=1e-3, batch=2048, schedule="cosine", **plain)
+            return changed(recipe, field, steps=10_000, optimizer="adam", lr=1e-4, batch=1400, schedule="constant",
+                           **plain)
+        return changed(recipe, field, steps=1000, optimizer="muon", lr=5e-4, batch=2048, schedule="cosine", **plain)
 
 
 def spec_around(places: Tensor) -> Spec:
