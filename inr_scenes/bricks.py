@@ -33,7 +33,9 @@ class Bricks:
     def of(cls, values: np.ndarray) -> "Bricks":
         """Return all of an array (z, y, x)."""
         bricks = cls(values.shape)
-        bricks.values.reshape(-1)[bricks.find(np.argwhere(np.ones(values.shape, bool)))] = values.reshape(-1)
+        whole = np.pad(values.astype(np.float32), [(0, -count % SIDE) for count in values.shape])
+        parts = whole.reshape([part for count in bricks.table.shape for part in (count, SIDE)])
+        bricks.values = np.ascontiguousarray(parts.transpose(0, 2, 4, 1, 3, 5)).reshape(bricks.values.shape)
         return bricks
 
     def __len__(self) -> int:
@@ -50,6 +52,11 @@ class Bricks:
         """Return where on the grid samples of flat indices (n,) are, (n, 3)."""
         slots, inner = np.divmod(index, SIDE**3)
         return self.places[slots] * SIDE + np.stack(np.unravel_index(inner, (SIDE, SIDE, SIDE)), 1)
+
+    def all(self) -> np.ndarray:
+        """Return the flat indices of all samples that lie on the grid."""
+        z, y, x = ((self.places[:, axis, None] * SIDE + np.arange(SIDE)) < self.counts[axis] for axis in range(3))
+        return np.flatnonzero(z[:, :, None, None] & y[:, None, :, None] & x[:, None, None, :])
 
     def lacking(self, index: np.ndarray, least: int) -> np.ndarray:
         """Return those of flat indices that are not known so well yet, each once, in order."""

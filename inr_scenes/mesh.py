@@ -126,8 +126,7 @@ class _Sampler:
     def coarsest(self, stride: int) -> Bricks:
         """Return the values on the whole of the grid's every `stride`-th corner."""
         samples = Bricks(self._counts(stride), stride)
-        everywhere = np.stack(np.unravel_index(np.arange(samples.counts.prod()), samples.counts), 1)
-        self._evaluate(samples, samples.find(everywhere), half=stride > 1)
+        self._evaluate(samples, samples.all(), half=stride > 1)
         return samples
 
     def halved(self, coarse: Bricks, caution: float | None, share: float) -> Bricks:

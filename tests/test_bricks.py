@@ -23,6 +23,9 @@ def test_places_lead_to_samples_and_back(values):
     index = bricks.find(grid)
     assert np.array_equal(bricks.values.reshape(-1)[index], values[values > 1])
     assert np.array_equal(bricks.grid(index), grid)
+    everything = bricks.grid(bricks.all())
+    assert len(everything) == values.size and np.array_equal(values[tuple(everything.T)],
+                                                             bricks.values.reshape(-1)[bricks.all()])
 
 
 def test_blocks_are_parts_of_the_array_and_repeat_its_border(values):
