@@ -119,10 +119,18 @@ def test_a_huge_tiff_that_cannot_be_read_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
     with pytest.raises(InrError, match="TMPDIR"):
         ImageSignal.load(tmp_path / "a.tif")
-    (tmp_path / "cut.tif").write_bytes((tmp_path / "a.tif").read_bytes()[:300])
     monkeypatch.undo()
-    with pytest.raises(InrError, match="cut.tif"):
-        ImageSignal.load(tmp_path / "cut.tif")
+    monkeypatch.setattr(image_module, "HELD", 10)
+    monkeypatch.setattr(image_module, "LARGEST", 20)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 30)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "deflated.tif", noise, compression="zlib")
+    whole = (tmp_path / "deflated.tif").read_bytes()
+    (tmp_path / "odd.tif").write_bytes(whole[:-600] + bytes(600))
+    for name, words in (("a.tif", "ends before its pixels do"), ("odd.tif", "cannot be unpacked")):
+        if name == "a.tif":
+            (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:700])
+        with pytest.raises(InrError, match=f"{name}.*{words}"):
+            ImageSignal.load(tmp_path / name)
 
 
 @pytest.mark.parametrize("bits, channels", [(8, 3), (16, 3), (16, 1)])

@@ -185,10 +185,12 @@ def _huge_tiff(path: Path) -> np.ndarray | None:
         return None
     import tifffile
 
+    pixels = 0
     try:
         with tifffile.TiffFile(path) as file:
             page = file.pages[0]
-            if page.imagelength * page.imagewidth <= HELD:
+            pixels = page.imagelength * page.imagewidth
+            if pixels <= HELD:
                 return None
             turned = page.tags.get("Orientation")
             plain = (page.axes in ("YX", "YXS") and page.samplesperpixel in (1, 3, 4)
@@ -199,10 +201,16 @@ def _huge_tiff(path: Path) -> np.ndarray | None:
             if page.nbytes > (free := shutil.disk_usage(tempfile.gettempdir()).free):
                 raise InrError(f"{path} takes {page.nbytes / 2**30:.1f} GiB unpacked, {tempfile.gettempdir()} has "
                                f"{free / 2**30:.1f} free: name a larger folder in TMPDIR.")
+            if max(map(sum, zip(page.dataoffsets, page.databytecounts))) > path.stat().st_size:
+                raise InrError(f"{path} is damaged: it ends before its pixels do.")
             array = page.asarray(out="memmap")
             return array[..., None] if array.ndim == 2 else array
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError):
-        return None                     # not for tifffile: Pillow tries next and says what is wrong
+    except InrError:
+        raise
+    except Exception as error:          # whatever a broken file raises in a decoder
+        if pixels > LARGEST:
+            raise InrError(f"{path} cannot be unpacked: {error}.") from None
+        return None                     # Pillow tries next and says what is wrong
 
 
 def _deep_tiff(path: Path) -> np.ndarray | None:
