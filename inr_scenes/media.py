@@ -1,5 +1,6 @@
 """Write pictures, videos and sound; the suffix decides the format."""
 
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,9 @@ def _tiff(path: Path, shape: tuple[int, ...], dtype) -> Iterator[np.ndarray]:
     import tifffile
 
     image = tifffile.memmap(path, shape=shape, dtype=dtype, photometric="minisblack" if len(shape) == 2 else "rgb")
+    if hasattr(os, "posix_fallocate"):          # a disk that is full says so now, and not by killing the process later
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
     yield image
     image.flush()
 

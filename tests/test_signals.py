@@ -1,5 +1,7 @@
 """Image, sound and video: real files of every format, and every kind of bad input."""
 
+import errno
+import os
 import shutil
 import struct
 import sys
@@ -146,6 +148,13 @@ def test_a_tiff_is_written_band_by_band(tmp_path, monkeypatch, bits, channels):
     assert np.abs(ImageSignal.load(path).array().numpy().squeeze() - expected).max() < 0.51 / top
     with pytest.raises(InrError, match="too many for .png: write .tif"):
         inr.export(field, tmp_path / "a.png")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InrError, match="The disk is full"):
+        inr.export(field, tmp_path / "b.tif", bits=bits)
     assert [found.name for found in tmp_path.iterdir()] == ["a.tif"]
 
 
