@@ -67,7 +67,8 @@ def main() -> None:
         if not (DATA / goal.path).exists():
             continue
         signal = inr.load(DATA / goal.path, **goal.load).to(device)
-        seconds, _, rows = time_to(goal.value, ours(find_field(goal.field), goal.seen), signal, device, None, options.limit)
+        loop = ours(find_field(goal.field), goal.seen)
+        seconds, _, rows, _ = time_to(goal.value, loop, signal, device, None, options.limit)
         a_step = Published(signal, device).seconds()
         loop = Published(signal, device, "auto")
         count = math.floor(options.factor * (seconds or options.limit) / a_step)

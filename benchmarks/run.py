@@ -28,7 +28,7 @@ SECTIONS = {
     "main-job": ("main_job.py", "--only shapes mesh", False),
     "recipes": ("recipes.py", "--seconds 8", True),
     "image-study": ("image_study.py", "--seconds 3 --photos 2", True),
-    "siren": ("siren.py", "--goals 30", True),
+    "siren": ("siren.py --plot", "--goals 30", True),
     "goals": ("goals.py", "--signals armadillo flower", True),
     "scale": ("scale.py", "--sizes 256 1024 --kinds image", False),
     "local-global": ("local_global.py", "--only speed audio", True),

@@ -2,6 +2,7 @@
 
     python benchmarks/siren.py                           # kodim23
     python benchmarks/siren.py --photos kodim23 kodim05 kodim19 --goals 30 35
+    python benchmarks/siren.py --goals 35 --plot         # also draw PSNR against seconds
     python benchmarks/siren.py --record 400              # also take the published loop's curve for so many steps
 
 All have the same layers and numbers of parameters. A schedule needs an end, so every way runs with longer and longer
@@ -81,18 +82,39 @@ def ours(cls: type[Field], seen: Callable[[Signal, Field], float]) -> Callable[.
     return loop
 
 
-def time_to(goal: float, loop, signal: ImageSignal, device, dtype, limit: float) -> tuple[float | None, float, int]:
-    """Return the seconds a way needs to the goal (None: not within the limit), seconds a row, and rows needed."""
+def time_to(goal: float, loop, signal: ImageSignal, device, dtype, limit: float,
+            looks: float = LOOKS) -> tuple[float | None, float, int, list[tuple[float, float]]]:
+    """Return the seconds a way needs to the goal (None: not within the limit), seconds a row, rows needed, and what it
+    looked like at (seconds, PSNR) from the share `looks` of the schedule on."""
     for horizon in HORIZONS:
-        share = LOOKS
+        share, curve = looks, []
         for rows, seconds, psnr in loop(signal, horizon, device, dtype):
             if rows >= share * horizon * PLAIN["batch"]:
+                curve.append((seconds, psnr()))
+                if share >= LOOKS - 1e-6 and curve[-1][1] >= goal:
+                    return seconds, seconds / rows, rows, curve
                 share += 0.05
-                if psnr() >= goal:
-                    return seconds, seconds / rows, rows
         if seconds > limit:
             break
-    return None, seconds / rows, rows
+    return None, seconds / rows, rows, curve
+
+
+def plot(name: str, curves: dict[str, list[tuple[float, float]]], goal: float) -> None:
+    """Draw PSNR against seconds, each way by the schedule that came to the goal first."""
+    import matplotlib
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for way, curve in curves.items():
+        if curve:
+            axes.plot(*zip(*curve), label=way, marker=".")
+    axes.axhline(goal, color="grey", linewidth=0.8)
+    axes.set(xscale="log", xlabel="seconds of training", ylabel="PSNR (dB)", title=f"{name}, 512×512, SIREN 3×256")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.savefig(RECORD.with_name(f"siren-{name}-{goal:g}.png"), dpi=120, bbox_inches="tight")
+    pyplot.close(figure)
 
 
 class Published:
@@ -166,6 +188,7 @@ def main() -> None:
     parser.add_argument("--goals", nargs="+", type=float, default=[30.0, 35.0])
     parser.add_argument("--record", type=int, default=0, help="steps of the published loop to record first")
     parser.add_argument("--record-only", action="store_true", help="and end")
+    parser.add_argument("--plot", action="store_true", help="also draw PSNR against seconds into results/")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a way is given up")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
@@ -183,13 +206,18 @@ def main() -> None:
         a_step = Published(signal, device).seconds()
         curve = json.loads(RECORD.read_text()).get(signal.name, []) if RECORD.is_file() else []
         for goal in options.goals:
-            ways = {"ours": time_to(goal, ours(Siren, lambda s, f: s.probe(f)["psnr"]), signal, device, None, options.limit),
-                    "plain, float32": time_to(goal, plain, signal, device, None, options.limit),
-                    "plain, autocast": time_to(goal, plain, signal, device, half, options.limit)}
+            first = 0.05 if options.plot else LOOKS
+            loops = {"ours": (ours(Siren, lambda s, f: s.probe(f)["psnr"]), None), "plain, float32": (plain, None),
+                     "plain, autocast": (plain, half)}
+            ways = {way: time_to(goal, loop, signal, device, dtype, options.limit, first)
+                    for way, (loop, dtype) in loops.items()}
             at = next((step for step, psnr in curve if psnr >= goal), None)
             n = len(signal)
-            ways["as published, from its curve"] = (at and at * a_step, a_step / n, at * n if at else 0)
-            for way, (seconds, per_row, rows) in ways.items():
+            published = [(step * a_step, psnr) for step, psnr in curve if not at or step <= at]
+            ways["as published, from its curve"] = (at and at * a_step, a_step / n, at * n if at else 0, published)
+            if options.plot:
+                plot(signal.name, {way: found[3] for way, found in ways.items()}, goal)
+            for way, (seconds, per_row, rows, _) in ways.items():
                 mine = ways["ours"][0]
                 faster = f"{seconds / mine:.1f}" if seconds and mine else "-"
                 print(f"| {signal.name} | {goal:g} dB | {way} | {f'{seconds:.1f}' if seconds else 'not reached'} | {faster} | "
