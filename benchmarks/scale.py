@@ -7,8 +7,8 @@
 Sizes are pixels along a side (a photograph resized), voxels along a side (a mesh), or frames of 136×240 (a film, there
 and back). A fit takes few steps, of 8,192 rows: the figure is what a row costs, not how good the field gets. "the rest"
 of a fit is what start-up, loading, looking at the quality of the whole and saving take; "export" writes the picture,
-the film or the mesh, start-up included. Peak memory is the process's, mapped
-files of a huge picture included, which the system may put out at any time. Prints a table in Markdown.
+the film or the mesh, start-up included. Peak memory is the process's, mapped files of a huge picture included, which
+the system may put out at any time. Prints a table in Markdown.
 """
 
 import argparse

@@ -246,6 +246,14 @@ def test_level_set_closes_at_the_border_and_does_not_leave_it():
     assert np.allclose(mesh.bounds, [[-edge] * 3, [edge, edge, 0.3]], atol=1e-5)
 
 
+def test_values_far_from_the_surface_do_not_move_it():
+    spec, points = grid(48)
+    depth = (0.7 - np.linalg.norm(points, axis=-1)).astype(np.float32)
+    depth[0, 0, 0] = -100
+    radius = np.linalg.norm(surface.level_set(depth, spec).vertices, axis=1)
+    assert np.abs(radius - 0.7).max() < 5e-4            # between samples a sphere is not quite linear
+
+
 def test_values_exactly_at_the_level_leave_no_hole():
     spec, points = grid(16)
     values = np.round(8 * (0.7 - np.linalg.norm(points, axis=-1))).astype(np.float32)

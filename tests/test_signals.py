@@ -96,7 +96,9 @@ def test_a_huge_tiff_stays_on_disk(tmp_path, monkeypatch, dtype, channels):
     monkeypatch.setattr(image_module, "HELD", 1000)
     signal = ImageSignal.load(tmp_path / "a.tif")
     assert signal.data.dtype == (torch.uint8 if dtype == np.uint8 else torch.uint16)
-    assert isinstance(image_module.read_image(tmp_path / "a.tif")[0], np.memmap)
+    mapped = image_module.read_image(tmp_path / "a.tif")[0]
+    assert isinstance(mapped, np.memmap)
+    assert np.shares_memory(ImageSignal.from_array(mapped).data.numpy(), mapped), "values are not copied into memory"
     assert signal.spec == held.spec and torch.allclose(signal.array(), held.array(), atol=1e-7)
     monkeypatch.setattr(image_module, "SHOWN", 200)
     field = inr.field("siren", signal.spec, hidden_features=16)
@@ -109,6 +111,13 @@ def test_a_huge_tiff_stays_on_disk(tmp_path, monkeypatch, dtype, channels):
     for flags in ({"size": (4, 4)}, {"mode": "rgba"}):
         with pytest.raises(InrError, match="too many to be resized"):
             ImageSignal.load(tmp_path / "a.tif", **flags)
+
+
+def test_a_tiff_keeps_what_is_transparent(tmp_path):
+    clear = np.random.default_rng(0).integers(0, 256, (6, 5, 4)).astype(np.uint8)
+    write_image(tmp_path / "a.tif", clear)
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.mode == "RGBA" and np.array_equal(np.asarray(image), clear)
 
 
 def test_a_huge_tiff_that_cannot_be_read_says_why(tmp_path, monkeypatch):
