@@ -248,6 +248,7 @@ class Sampler:
         focused = signal.focus is not None and len(signal.focus) > 0
         self.focus = round(self.batch * config.focus) if focused else 0
         self.micro = max(1, rows_at_once(device) // signal.points)
+        self.half = precision_type(config.precision, device) is not None        # rows take half the memory
         self.per_epoch = max(1, n // max(1, self.batch - self.focus))
         self.permuted = config.sampling == "permuted" and n <= 1 << 27
         self.epoch, self.order = -1, None

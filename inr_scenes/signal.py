@@ -144,14 +144,16 @@ class GridSignal(Signal):
         if self._tables is None:
             self._tables = [axis.at(torch.arange(axis.first, axis.stop)).to(self.device) for axis in self.spec.axes]
         columns = []
-        for table in reversed(self._tables):
-            columns.append(table[index % len(table)] if len(self._tables) > 1 else table[index])
-            index = torch.div(index, len(table), rounding_mode="floor")
+        for table in self._tables[:0:-1]:
+            above = torch.div(index, len(table), rounding_mode="floor")
+            columns.append(table.index_select(0, index - above * len(table)))
+            index = above
+        columns.append(self._tables[0].index_select(0, index))
         return torch.stack(columns[::-1], -1)
 
     def stored(self, index) -> Tensor:
         """Return stored values (n, out) in float32 at flat indices or a slice."""
-        values = self.data[index].float()
+        values = (self.data[index] if isinstance(index, slice) else self.data.index_select(0, index)).float()
         return values if self.gain == 1.0 else values * self.gain
 
     def sample(self, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:

@@ -132,7 +132,7 @@ class Partitioned(Field):
         plan = self._planned(signal)
         if plan is None:
             return super().draw(signal, sampler, step)
-        return plan.draw(signal, sampler, step, sampler.micro * self._room)
+        return plan.draw(signal, sampler, step, sampler.micro * self._room * (2 if sampler.half else 1))
 
     def rows_at_once(self, device: torch.device) -> int:
         """Return how many points the network best sees at once on a device."""
