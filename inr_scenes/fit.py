@@ -7,7 +7,7 @@ import statistics
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,8 +20,9 @@ from .errors import InrError, suggestion
 from .field import Field
 from .kernels.choice import KERNELS, choose
 from .kernels.compiled import Compiled
+from .kernels.recorded import Graph, Recorded, recordable
 from .metrics import reaches
-from .optim import OPTIMIZERS, SCHEDULES, Optimizers, rate, settle
+from .optim import OPTIMIZERS, SCHEDULES, Optimizers, forget, rate, settle
 from .signal import Signal
 
 CHECK_EVERY = 25                    # steps between looks at the loss
@@ -123,12 +124,21 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
     if obstacle:
         raise InrError(f"--kernel fused is not possible: {obstacle}. Take --kernel auto.")
     computing = Compiled(field).used if config.kernel == "compile" else nullcontext
-    optimizers = Optimizers(field, config.optimizer, config.lr, config.weight_decay, config.warmup)
+    recorded = recordable(device) and config.kernel in ("auto", "fused") and config.optimizer != "schedule-free"
+    optimizers = Optimizers(field, config.optimizer, config.lr, config.weight_decay, config.warmup, recorded)
     dtype = precision_type(config.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
     sampler = Sampler(signal, config, device)
     goal = parse_goal(config.until)
     parameters = [p for p in field.parameters() if p.requires_grad]
+
+    def work(parts: Iterable) -> Tensor:
+        with choose(config.kernel), computing():
+            loss = _backward(field, signal, parts, dtype, scaler, device)
+        settle(optimizers, parameters, scaler, config.clip)
+        return loss
+
+    take = Recorded(work, lambda: Graph(device), lambda: forget(optimizers, scaler)) if recorded else work
     first, elapsed = 0, 0.0
     if resume:
         try:
@@ -150,9 +160,8 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
         tick = time.perf_counter()
         progress = _progress(config, step, elapsed)
         lr = config.lr * rate(config.schedule, progress, step, config.warmup, config.final_lr)
-        with choose(config.kernel), computing():
-            loss = _backward(field, signal, sampler, step, dtype, scaler)
-        settle(optimizers, parameters, scaler, config.clip, lr)
+        optimizers.rate(lr)
+        loss = take(field.draw(signal, sampler, step))
         step += 1
         last = step == config.steps
         if step % CHECK_EVERY == 0 or last or step == 1:
@@ -264,6 +273,8 @@ class Sampler:
         self.reseed(step)
         if not self.permuted:
             index = self._random(n, plain)
+        elif plain == n:                        # all of them in any order are all of them
+            index = self._everything()
         else:
             epoch, part = divmod(step, self.per_epoch)
             if epoch != self.epoch:
@@ -275,15 +286,20 @@ class Sampler:
             index = torch.cat([index, self.signal.focus[self._random(len(self.signal.focus), self.focus)]])
         return index
 
+    def _everything(self) -> Tensor:
+        if self.order is None:
+            self.order = torch.arange(len(self.signal), device=self.device)
+        return self.order
+
     def _random(self, high: int, count: int) -> Tensor:
         return torch.randint(high, (count,), generator=self.generator, device=self.device)
 
 
-def _backward(field: Field, signal: Signal, sampler: Sampler, step: int, dtype, scaler) -> Tensor:
-    """Accumulate one step's gradients in cache-sized parts; return the loss, not waited for."""
+def _backward(field: Field, signal: Signal, parts: Iterable, dtype, scaler, device: torch.device) -> Tensor:
+    """Accumulate the gradients of a step's parts, drawn one by one; return the loss, not waited for."""
     total = None
-    for query, values, share in field.draw(signal, sampler, step):
-        with rounded_to(dtype, sampler.device):
+    for query, values, share in parts:
+        with rounded_to(dtype, device):
             predicted = signal.predict(field, query)
         loss = signal.loss(predicted, values) * share
         scaler.scale(loss).backward()

@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
                 self._step(parameters, group["lr"], group["momentum"], group["weight_decay"])
         return loss
 
-    def _step(self, parameters: list[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+    def _step(self, parameters: list[Tensor], lr: float | Tensor, momentum: float, weight_decay: float) -> None:
         gradients = [parameter.grad for parameter in parameters]
         for parameter in parameters:
             if not self.state[parameter]:
@@ -75,4 +75,8 @@ class Muon(torch.optim.Optimizer):
         updates = orthogonal(matrices.flatten(0, -3)).to(parameters[0].dtype).view(matrices.shape)
         if weight_decay:
             torch._foreach_mul_(parameters, 1 - lr * weight_decay)
-        torch._foreach_add_(parameters, list(updates), alpha=-lr * 0.2 * math.sqrt(max(parameters[0].shape[-2:])))
+        scale = -0.2 * math.sqrt(max(parameters[0].shape[-2:]))
+        if isinstance(lr, Tensor):              # of a recorded step, which finds another rate there every time
+            torch._foreach_add_(parameters, list(updates * (lr * scale)))
+        else:
+            torch._foreach_add_(parameters, list(updates), alpha=lr * scale)

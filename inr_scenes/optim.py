@@ -16,19 +16,24 @@ SCHEDULES = ("cosine", "constant", "exponential")
 
 
 class Optimizers:
-    """One or two torch optimisers driven as one: Muon takes the hidden matrices, Adam the rest."""
+    """One or two torch optimisers driven as one: Muon takes the hidden matrices, Adam the rest.
 
-    def __init__(self, module: nn.Module, name: str, lr: float, weight_decay: float, warmup: int):
+    recorded: keep learning rates in tensors on the device, so that a recorded step follows them (not schedule-free's).
+    """
+
+    def __init__(self, module: nn.Module, name: str, lr: float, weight_decay: float, warmup: int,
+                 recorded: bool = False):
         matrices, rest = split_parameters(module)
         factors = getattr(module, "rates", dict)()
-        self.schedule_free = name == "schedule-free"
-        fused = all(p.device.type in ("cpu", "cuda", "mps") for p in matrices + rest)      # one pass, not one a tensor
+        self.schedule_free, self.recorded = name == "schedule-free", recorded
+        # one pass, not one a tensor
+        fused = {"fused": all(p.device.type in ("cpu", "cuda", "mps") for p in matrices + rest), "capturable": recorded}
         if name == "adam":
-            made = [torch.optim.Adam(_groups(matrices + rest, factors, lr), fused=fused)]
+            made = [torch.optim.Adam(_groups(matrices + rest, factors, lr), **fused)]
         elif name == "adamw":
-            made = [torch.optim.AdamW(_groups(matrices + rest, factors, lr), weight_decay=weight_decay, fused=fused)]
+            made = [torch.optim.AdamW(_groups(matrices + rest, factors, lr), weight_decay=weight_decay, **fused)]
         elif name == "muon":
-            made = [torch.optim.Adam(_groups(rest, factors, lr), fused=fused)] if rest else []
+            made = [torch.optim.Adam(_groups(rest, factors, lr), **fused)] if rest else []
             if matrices:
                 made.append(Muon(_groups(matrices, factors, lr), weight_decay=weight_decay))
         elif name == "schedule-free":
@@ -39,15 +44,38 @@ class Optimizers:
         else:
             raise InrError(f"There is no optimizer {name!r}.{suggestion(name, OPTIMIZERS)} "
                            f"Known: {', '.join(OPTIMIZERS)}.")
-        self.made, self.lr = made, lr
+        self.made = made
+        self._hold_rates()
 
-    def step(self, lr: float) -> None:
-        """Take one step at learning rate `lr` and clear the gradients."""
+    def _hold_rates(self) -> None:
+        """Keep learning rates where a recorded step looks for them."""
+        for optimizer in self.made if self.recorded else ():
+            optimizer._warned_capturable_if_run_uncaptured = True       # some steps are not recorded
+            for group in optimizer.param_groups:
+                group["capturable"] = True
+                group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
+
+    def rate(self, lr: float) -> None:
+        """Set the learning rate of the steps to come."""
+        if self.schedule_free:                  # has a schedule of its own
+            return
         for optimizer in self.made:
-            if not self.schedule_free:
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * group.get("factor", 1.0)
+            for group in optimizer.param_groups:
+                value = lr * group.get("factor", 1.0)
+                if self.recorded:
+                    group["lr"].fill_(value)
+                else:
+                    group["lr"] = value
+
+    def step(self) -> None:
+        """Take one step and clear the gradients."""
+        for optimizer in self.made:
             optimizer.step()
+        self.clear()
+
+    def clear(self) -> None:
+        """Let go of all gradients."""
+        for optimizer in self.made:
             optimizer.zero_grad(set_to_none=True)
 
     @contextmanager
@@ -77,16 +105,20 @@ class Optimizers:
 
     def state_dict(self) -> list[dict]:
         """Return what a resumed fit needs."""
-        return [optimizer.state_dict() for optimizer in self.made]
+        states = [optimizer.state_dict() for optimizer in self.made]
+        for state in states if self.recorded else ():
+            for group in state["param_groups"]:
+                group |= {"lr": float(group["lr"]), "capturable": False}
+        return states
 
     def load_state_dict(self, states: list[dict]) -> None:
-        """Restore what `state_dict` returned."""
+        """Restore what `state_dict` returned, on whatever device that was."""
         for optimizer, state in zip(self.made, states, strict=True):
             optimizer.load_state_dict(state)
+        self._hold_rates()
 
 
-def settle(optimizers: Optimizers, parameters: list[nn.Parameter], scaler: torch.amp.GradScaler, clip: float,
-           lr: float) -> None:
+def settle(optimizers: Optimizers, parameters: list[nn.Parameter], scaler: torch.amp.GradScaler, clip: float) -> None:
     """Take a step on gradients that a scaler enlarged, unscaled and clipped to a norm; clip 0: not clipped.
 
     Half precision that overflowed skips the step and halves the scale. On an accelerator the skipped step is one with
@@ -104,13 +136,18 @@ def settle(optimizers: Optimizers, parameters: list[nn.Parameter], scaler: torch
             if p.grad is not None and overflow.device.type != "cpu":
                 p.grad.masked_fill_(overflow, 0.0)
         if overflow.device.type == "cpu" and overflow:
-            for optimizer in optimizers.made:
-                optimizer.zero_grad(set_to_none=True)
+            optimizers.clear()
             scaler.update()
             return
-    optimizers.step(lr)
+    optimizers.step()
     if scaler.is_enabled():
         scaler.update()
+
+
+def forget(optimizers: Optimizers, scaler: torch.amp.GradScaler) -> None:
+    """Drop what a step that was broken off has left: gradients, and which of them were unscaled."""
+    optimizers.clear()
+    getattr(scaler, "_per_optimizer_states", {}).clear()         # a scaler that is off has none
 
 
 def _groups(parameters: list[nn.Parameter], factors: dict[nn.Parameter, float], lr: float) -> list[dict]:

@@ -123,7 +123,8 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
                         value = objective(part) / len(parts)
                     (fabric.backward if fabric else torch.Tensor.backward)(scaler.scale(value))
                 loss += value.detach()
-            settle(optimizers, parameters, scaler, config.clip, lr)
+            optimizers.rate(lr)
+            settle(optimizers, parameters, scaler, config.clip)
             average.update(step)
             step += 1
             last = step == config.steps

@@ -1,14 +1,13 @@
 """Linear layers with one matrix a block, and the sorting of points into blocks."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 
-@dataclass
-class Blocks:
+class Blocks(NamedTuple):
     """Points already sorted by block: coords (blocks, rows, in), and the slot of each block (blocks,)."""
 
     coords: Tensor
