@@ -12,6 +12,8 @@ from inr_scenes.kernels.choice import TOLERANCE, Disagreement
 if TYPE_CHECKING:
     from .decoder import LocalityAwareDecoder
 
+ROWS, CHUNK = 128, 64               # coordinates of a tile; columns, and tokens, that the kernel takes together
+
 
 def obstacle(decoder: "LocalityAwareDecoder") -> str | None:
     """Say why the kernel does not serve a decoder; none if it does."""
@@ -19,11 +21,9 @@ def obstacle(decoder: "LocalityAwareDecoder") -> str | None:
     if not (config.token_aggregation and config.multi_band and config.linear_maps):
         return "the paper's ablations have no fused kernel"
     hidden, width = config.hidden_features, config.hidden_features // config.decoder_heads
-    # a tile of wider layers does not fit the registers: built for width 256, most of it was moving them to memory
-    wide = max(hidden, config.tokens, config.frequency_features) > 128
-    if wide or width < 16 or hidden & (hidden - 1) or width & (width - 1):
-        return ("the fused decoder takes up to 128 hidden features, tokens and frequency features, the first and the "
-                "width of a head powers of two from 16 on")
+    if config.frequency_features > 512 or not 16 <= width <= 128 or hidden & (hidden - 1) or width & (width - 1):
+        return ("the fused decoder takes powers of two of hidden features whose heads are 16 to 128 wide, and up to "
+                "512 frequency features")
     return None
 
 
@@ -56,12 +56,10 @@ class Packed:
             weights(layers), biases(layers), weights(bands.outputs, rows=out - self.out_features),
             biases(bands.outputs, out - self.out_features)]
         self.tokens, width = key.shape[2:]
-        hidden = config.hidden_features
-        self.scale = width ** -0.5
-        self.rows = 64
-        self.constants = {"WAVES": turns.shape[1], "FEATURES": self.features, "HIDDEN": hidden,
-                          "HEADS": config.decoder_heads, "TOKENS": _power(self.tokens), "LEVELS": len(bands.outputs),
-                          "OUT": out, "ROWS": self.rows}
+        self.hidden, self.scale = config.hidden_features, width ** -0.5
+        self.constants = {"WAVES": turns.shape[1], "FEATURES": self.features, "HIDDEN": self.hidden,
+                          "HEADS": config.decoder_heads, "TOKENS": min(CHUNK, _power(self.tokens)),
+                          "LEVELS": len(bands.outputs), "OUT": out, "CHUNK": CHUNK, "ROWS": ROWS}
 
     def __call__(self, coords: Tensor) -> Tensor:
         """Map coords (B or 1, n, in) to values (B, n, out), float32."""
@@ -70,12 +68,21 @@ class Packed:
         coords = coords.float().contiguous()
         (given, rows, inputs), signals = coords.shape, len(self.tensors[5])
         y = coords.new_empty(signals, rows, self.out_features)
-        if rows * signals:
+        if tiles := -(-rows // ROWS) * signals:
+            programs = min(tiles, _programs(coords.device))
+            place = coords.new_empty(programs, ROWS, self.features + 3 * self.hidden, dtype=self.tensors[1].dtype)
             with torch.cuda.device_of(coords):
-                decode[(-(-rows // self.rows), signals)](
-                    coords, *self.tensors, y, rows, self.tokens, 0 if given == 1 else rows * inputs, self.out_features,
-                    self.scale, IN=inputs, **self.constants, num_warps=8, num_stages=1)
+                decode[(programs,)](
+                    coords, *self.tensors, place, y, rows, self.tokens, tiles, 0 if given == 1 else rows * inputs,
+                    self.out_features, self.scale, IN=inputs, **self.constants, num_warps=8)
         return y
+
+
+def _programs(device: torch.device) -> int:
+    """Return how many programs a device runs at once; its interpreter is given a few, which take turns."""
+    if device.type != "cuda":
+        return 3
+    return 2 * torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def self_check(decoder: "LocalityAwareDecoder", packed: Packed, context: dict, dtype: torch.dtype) -> None:

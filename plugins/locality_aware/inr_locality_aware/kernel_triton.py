@@ -1,9 +1,10 @@
-"""Triton: the whole locality-aware decoder for one tile of coordinates, Eqs. (2)–(9), without gradients.
+"""Triton: the whole locality-aware decoder for tiles of coordinates, Eqs. (2)–(9), without gradients.
 
-A program computes a tile's query, its attention to all tokens of one signal, and all bands, in registers: neither
-frequency features nor attention weights nor modulation vectors are ever in memory. The tokens' keys and values, 16 KB
-each for 64 tokens of width 128, and the weights are read from L2. Products have half-precision operands and float32
-sums; frequencies are taken in float32.
+A program takes one tile after another through all layers. What a layer gives is left for the next one in a place of the
+program's own, 64 KB at width 256, that stays in the caches; weights, keys and values come from there too, a chunk at a
+time, while the chunk before is multiplied. So nothing but one chunk of sums is ever in registers, and no width meets
+their limit: with everything in registers, networks 256 wide spilled kilobytes a thread. Products have half-precision
+operands and float32 sums; frequencies are taken in float32.
 """
 
 import triton
@@ -13,76 +14,128 @@ from inr_scenes.kernels.sines import cosine, narrow, reduced, sine
 
 
 @triton.jit
-def frequencies(x, row, there, turns, level, TYPE: tl.constexpr, IN: tl.constexpr, WAVES: tl.constexpr,
-                FEATURES: tl.constexpr):
-    """Eq. (2): [cos, sin] of coordinates times the frequencies of a level, (rows, FEATURES), padded with zeros."""
-    f = tl.arange(0, FEATURES)
+def frequencies(target, x, row, there, turns, IN: tl.constexpr, WAVES: tl.constexpr, FEATURES: tl.constexpr,
+                CHUNK: tl.constexpr):
+    """Eq. (2): leave [cos, sin] of coordinates times a level's frequencies at target (rows, FEATURES), zeros behind."""
     half: tl.constexpr = IN * WAVES
-    wave = tl.where(f < half, f, f - half)
-    used = f < 2 * half
-    per_sample = tl.load(turns + level * WAVES + wave % WAVES, mask=used, other=0.0)
-    place = tl.load(x + row[:, None] * IN + (wave // WAVES)[None, :], mask=there[:, None] & used[None, :], other=0.0)
-    r = reduced(place * per_sample[None, :])
-    found = tl.where((f < half)[None, :], cosine(r), sine(r))
-    return tl.where(used[None, :], found, 0.0).to(TYPE)
+    tl.debug_barrier()                                      # nobody reads any more what was there
+    for first in range(0, FEATURES, CHUNK):
+        f = first + tl.arange(0, CHUNK)
+        wave = tl.where(f < half, f, f - half)
+        used = f < 2 * half
+        per_sample = tl.load(turns + wave % WAVES, mask=used, other=0.0)
+        given = there[:, None] & used[None, :]
+        place = tl.load(x + row[:, None] * IN + (wave // WAVES)[None, :], mask=given, other=0.0)
+        r = reduced(place * per_sample[None, :])
+        found = tl.where((f < half)[None, :], cosine(r), sine(r))
+        tl.store(target + f[None, :], tl.where(used[None, :], found, 0.0).to(target.dtype.element_ty))
+    tl.debug_barrier()
 
 
 @triton.jit
-def linear(h, weight, bias, IN: tl.constexpr, OUT: tl.constexpr):
-    """Return W h + b in float32; weight (OUT, IN), bias (OUT,)."""
-    i, o = tl.arange(0, IN), tl.arange(0, OUT)
-    return tl.dot(h, tl.load(weight + o[None, :] * IN + i[:, None])) + tl.load(bias + o)[None, :]
+def linear(source, weight, bias, j, IN: tl.constexpr, STEP: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr):
+    """Return chunk j of W h + b, (ROWS, OUT) float32: h at source (rows, IN), weight (…, IN), bias (…)."""
+    o, i = j * OUT + tl.arange(0, OUT), tl.arange(0, STEP)
+    z = tl.zeros((ROWS, OUT), tl.float32) + tl.load(bias + o)[None, :]
+    for first in range(0, IN, STEP):
+        w = tl.load(weight + o[None, :] * IN + (first + i)[:, None])
+        z = tl.dot(tl.load(source + (first + i)[None, :]), w, z)
+    return z
 
 
-@triton.jit(do_not_specialize=["rows", "tokens"])
+@triton.jit(do_not_specialize=["rows", "tokens", "tiles"])
 def decode(x, turns, query, query_bias, project, project_bias, key, value, gather, gather_bias, frequency,
-           frequency_bias, modulate, modulate_bias, layer, layer_bias, output, output_bias, y, rows, tokens, stride,
-           out_features, scale,
+           frequency_bias, modulate, modulate_bias, layer, layer_bias, output, output_bias, place, y, rows, tokens,
+           tiles, stride, out_features, scale,
            IN: tl.constexpr, WAVES: tl.constexpr, FEATURES: tl.constexpr, HIDDEN: tl.constexpr, HEADS: tl.constexpr,
-           TOKENS: tl.constexpr, LEVELS: tl.constexpr, OUT: tl.constexpr, ROWS: tl.constexpr):
-    """Values y (B, rows, out) at x (B, rows, IN), or (1, rows, IN) for all signals. Programs (tiles, B).
+           TOKENS: tl.constexpr, LEVELS: tl.constexpr, OUT: tl.constexpr, CHUNK: tl.constexpr, ROWS: tl.constexpr):
+    """Values y (B, rows, out) at x (B, rows, IN), or (1, rows, IN) for all signals. Any number of programs.
 
     turns (1 + LEVELS, WAVES): the query's frequencies and those of the levels; query, frequency (…, HIDDEN, FEATURES);
     project, gather (the attention's output) and modulate, layer (LEVELS, …) (HIDDEN, HIDDEN); key, value (B, HEADS,
-    tokens, HIDDEN / HEADS); output (LEVELS, OUT, HIDDEN). stride: numbers from one signal's coordinates to the next
-    one's, 0 where they share them. scale: of the scores.
+    tokens, HIDDEN / HEADS); output (LEVELS, OUT, HIDDEN) · place (programs, ROWS, FEATURES + 3 HIDDEN): for what passes
+    from layer to layer · tiles: of all signals · stride: numbers from one signal's coordinates to the next one's, 0
+    where they share them · scale: of the scores · TOKENS: taken at once.
     """
     TYPE: tl.constexpr = project.dtype.element_ty
     WIDTH: tl.constexpr = HIDDEN // HEADS
-    signal = tl.program_id(1).to(tl.int64)
-    row = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    there = row < rows
-    x += signal * stride
-    key += signal * HEADS * tokens * WIDTH
-    value += signal * HEADS * tokens * WIDTH
-    n, t, w, o = tl.arange(0, HIDDEN), tl.arange(0, TOKENS), tl.arange(0, WIDTH), tl.arange(0, OUT)
+    C: tl.constexpr = CHUNK if CHUNK < HIDDEN else HIDDEN
+    F: tl.constexpr = CHUNK if CHUNK < FEATURES else FEATURES
+    W: tl.constexpr = CHUNK if CHUNK < WIDTH else WIDTH
+    AREA: tl.constexpr = ROWS * HIDDEN
+    c, w, n, o, r = tl.arange(0, C), tl.arange(0, W), tl.arange(0, WIDTH), tl.arange(0, OUT), tl.arange(0, ROWS)
+    place += tl.program_id(0).to(tl.int64) * (ROWS * FEATURES + 3 * AREA)
+    gamma = place + r[:, None] * FEATURES
+    first_area = place + ROWS * FEATURES + r[:, None] * HIDDEN
+    each = tl.cdiv(rows, ROWS)
+    for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
+        signal = (tile // each).to(tl.int64)
+        row = (tile % each).to(tl.int64) * ROWS + r
+        there = row < rows
+        coords = x + signal * stride
+        keys, values = key + signal * HEADS * tokens * WIDTH, value + signal * HEADS * tokens * WIDTH
+        a, b, h = first_area, first_area + AREA, first_area + 2 * AREA
+
+        frequencies(gamma, coords, row, there, turns, IN, WAVES, FEATURES, F)
+        for j in range(HIDDEN // C):                        # the query's features
+            z = tl.maximum(linear(gamma, query, query_bias, j, FEATURES, F, C, ROWS), 0.0)
+            tl.store(a + (j * C + c)[None, :], narrow(z, TYPE))
+        tl.debug_barrier()
+        for j in range(HIDDEN // W):                        # queries of all heads, one after the other
+            z = linear(a, project, project_bias, j, HIDDEN, C, W, ROWS) * scale
+            tl.store(b + (j * W + w)[None, :], narrow(z, TYPE))
+        tl.debug_barrier()
+        for head in range(HEADS):
+            highest, norm = tl.full((ROWS,), float("-inf"), tl.float32), tl.zeros((ROWS,), tl.float32)
+            z = tl.zeros((ROWS, WIDTH), tl.float32)
+            for first in range(0, tokens, TOKENS):          # a softmax that never has all scores at once
+                scores = scored(b, keys, head, first, tokens, WIDTH, W, TOKENS, ROWS)
+                top = tl.maximum(highest, tl.max(scores, 1))
+                weights, fade = tl.exp(scores - top[:, None]), tl.exp(highest - top)
+                norm, highest = norm * fade + tl.sum(weights, 1), top
+                t = first + tl.arange(0, TOKENS)
+                at = (head * tokens + t[:, None]) * WIDTH + n[None, :]
+                v = tl.load(values + at, mask=(t < tokens)[:, None], other=0.0).to(TYPE)
+                z = tl.dot(weights.to(TYPE), v, z * fade[:, None])
+            tl.store(a + (head * WIDTH + n)[None, :], narrow(z / norm[:, None], TYPE))
+        tl.debug_barrier()
+        for j in range(HIDDEN // C):                        # the modulation vectors
+            tl.store(b + (j * C + c)[None, :], narrow(linear(a, gather, gather_bias, j, HIDDEN, C, C, ROWS), TYPE))
+        total = tl.zeros((ROWS, OUT), tl.float32)
+        for level in tl.static_range(LEVELS):
+            frequencies(gamma, coords, row, there, turns + (1 + level) * WAVES, IN, WAVES, FEATURES, F)
+            for j in range(HIDDEN // C):
+                z = tl.maximum(linear(gamma, frequency + level * HIDDEN * FEATURES, frequency_bias + level * HIDDEN, j,
+                                      FEATURES, F, C, ROWS), 0.0)
+                z += linear(b, modulate + level * HIDDEN * HIDDEN, modulate_bias + level * HIDDEN, j, HIDDEN, C, C,
+                            ROWS)
+                z = tl.maximum(z, 0.0)
+                if level == 0:
+                    tl.store(h + (j * C + c)[None, :], narrow(z, TYPE))
+                else:
+                    z += tl.load(h + (j * C + c)[None, :]).to(tl.float32)
+                    tl.store(a + (j * C + c)[None, :], narrow(z, TYPE))
+            tl.debug_barrier()
+            if level > 0:
+                for j in range(HIDDEN // C):
+                    z = linear(a, layer + (level - 1) * HIDDEN * HIDDEN, layer_bias + (level - 1) * HIDDEN, j, HIDDEN,
+                               C, C, ROWS)
+                    tl.store(h + (j * C + c)[None, :], narrow(tl.maximum(z, 0.0), TYPE))
+                tl.debug_barrier()
+            total += linear(h, output + level * OUT * HIDDEN, output_bias + level * OUT, 0, HIDDEN, C, OUT, ROWS)
+        tl.store(y + (signal * rows + row[:, None]) * out_features + o[None, :], total,
+                 there[:, None] & (o < out_features)[None, :])
+
+
+@triton.jit
+def scored(queries, keys, head, first, tokens, WIDTH: tl.constexpr, STEP: tl.constexpr, TOKENS: tl.constexpr,
+           ROWS: tl.constexpr):
+    """Return the scores (ROWS, TOKENS) of the tokens from `first` on, minus infinity where there are none."""
+    t, w = first + tl.arange(0, TOKENS), tl.arange(0, STEP)
     here = t < tokens
-    gamma = frequencies(x, row, there, turns, 0, TYPE, IN, WAVES, FEATURES)
-    asked = narrow(tl.maximum(linear(gamma, query, query_bias, FEATURES, HIDDEN), 0.0), TYPE)
-    m = tl.zeros((ROWS, HIDDEN), tl.float32) + tl.load(gather_bias + n)[None, :]
-    for head in tl.static_range(HEADS):
-        q = linear(asked, project + head * WIDTH * HIDDEN, project_bias + head * WIDTH, HIDDEN, WIDTH) * scale
-        k = tl.load(key + (head * tokens + t[None, :]) * WIDTH + w[:, None], mask=here[None, :], other=0.0).to(TYPE)
-        scores = tl.where(here[None, :], tl.dot(narrow(q, TYPE), k), float("-inf"))
-        weights = tl.exp(scores - tl.max(scores, 1)[:, None])
-        weights = weights / tl.sum(weights, 1)[:, None]
-        v = tl.load(value + (head * tokens + t[:, None]) * WIDTH + w[None, :], mask=here[:, None], other=0.0).to(TYPE)
-        attended = narrow(tl.dot(weights.to(TYPE), v), TYPE)
-        m += tl.dot(attended, tl.load(gather + n[None, :] * HIDDEN + (head * WIDTH + w)[:, None]))
-    modulation = narrow(m, TYPE)
-    total = tl.zeros((ROWS, OUT), tl.float32)
-    h = tl.zeros((ROWS, HIDDEN), tl.float32)
-    for level in tl.static_range(LEVELS):
-        gamma = frequencies(x, row, there, turns, 1 + level, TYPE, IN, WAVES, FEATURES)
-        mine = tl.maximum(linear(gamma, frequency + level * HIDDEN * FEATURES, frequency_bias + level * HIDDEN,
-                                 FEATURES, HIDDEN), 0.0)
-        mine = tl.maximum(mine + linear(modulation, modulate + level * HIDDEN * HIDDEN, modulate_bias + level * HIDDEN,
-                                        HIDDEN, HIDDEN), 0.0)
-        if level == 0:
-            h = mine
-        else:
-            h = tl.maximum(linear(narrow(mine + h, TYPE), layer + (level - 1) * HIDDEN * HIDDEN,
-                                  layer_bias + (level - 1) * HIDDEN, HIDDEN, HIDDEN), 0.0)
-        total += linear(narrow(h, TYPE), output + level * OUT * HIDDEN, output_bias + level * OUT, HIDDEN, OUT)
-    tl.store(y + (signal * rows + row[:, None]) * out_features + o[None, :], total,
-             there[:, None] & (o < out_features)[None, :])
+    scores = tl.zeros((ROWS, TOKENS), tl.float32)
+    for i in range(0, WIDTH, STEP):
+        at = (head * tokens + t[None, :]) * WIDTH + (i + w)[:, None]
+        k = tl.load(keys + at, mask=here[None, :], other=0.0).to(queries.dtype.element_ty)
+        scores = tl.dot(tl.load(queries + (head * WIDTH + i + w)[None, :]), k, scores)
+    return tl.where(here[None, :], scores, float("-inf"))

@@ -188,7 +188,8 @@ def test_a_last_block_that_keeps_the_tokens_alone_changes_nothing_in_them():
 @pytest.mark.parametrize("inputs, outputs, rows, changes", [
     (2, 3, 129, {}), (2, 3, 1, {"tokens": 128, "decoder_heads": 1, "bandwidths": (64.0,)}),
     (6, 3, 127, {"frequency_features": 60, "bandwidths": (8.0, 4.0)}),
-    (1, 1, 65, {"hidden_features": 64, "tokens": 17})])
+    (1, 1, 65, {"hidden_features": 64, "tokens": 17}), (2, 3, 300, {"tokens": 70}),
+    (2, 3, 130, {"hidden_features": 256, "frequency_features": 256, "tokens": 256})])     # the published decoder's
 def test_fused_decoder_equals_float64(inputs, outputs, rows, changes, monkeypatch):
     make = torch.Tensor.new_empty
     monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: make(*args, **kwargs).fill_(math.nan))
@@ -230,6 +231,6 @@ def test_gradients_and_ablations_are_left_to_plain_torch():
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 def test_fused_decoder_builds_for_a_gpu():
     check_builds("inr_locality_aware.kernel_triton", "decode", "*fp32 *fp32 *fp16 *fp32 *fp16 *fp32 *fp16 *fp16 *fp16 "
-                 "*fp32 *fp16 *fp32 *fp16 *fp32 *fp16 *fp32 *fp16 *fp32 *fp32 i32 i32 i32 i32 fp32",
-                 {"IN": 2, "WAVES": 16, "FEATURES": 64, "HIDDEN": 64, "HEADS": 2, "TOKENS": 64, "LEVELS": 2, "OUT": 16,
-                  "ROWS": 64})
+                 "*fp32 *fp16 *fp32 *fp16 *fp32 *fp16 *fp32 *fp16 *fp32 *fp16 *fp32 i32 i32 i32 i32 i32 fp32",
+                 {"IN": 2, "WAVES": 64, "FEATURES": 256, "HIDDEN": 256, "HEADS": 2, "TOKENS": 64, "LEVELS": 2,
+                  "OUT": 16, "CHUNK": 64, "ROWS": 128})
