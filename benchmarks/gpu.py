@@ -17,6 +17,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -138,6 +139,17 @@ def loops(bench: "Bench") -> Iterator[Row]:
                                                  kernel=kernel, device=str(bench.device)))
             seconds = timed(lambda run=run: next(run), 50, 20)
             yield f"ours, {kernel}, {optimizer}", f"{seconds * 1e3:.2f}", f"{published / seconds:.1f}", f"{least / seconds:.1%}"
+    for batch in (0, 16_384):                   # what it is worth that a step is one launch
+        for recorded in (True, False):
+            with mock.patch.object(sys.modules[steps.__module__], "recordable", lambda device, yes=recorded: yes):
+                field = build(Siren, signal.spec, {}, seed=0)
+                config = FitConfig(steps=100_000, batch=batch, optimizer="muon", lr=1e-4, precision="fp16",
+                                   device=str(bench.device))
+                run = steps(field, signal, config)
+                seconds = timed(lambda run=run: next(run), 50, 20)
+            share = bench.top.least(batch or len(signal), multiplications(2, 256, 3, 3), 4 * 256, 20) / seconds
+            yield f"ours, auto, muon, {batch or len(signal):,} rows, {'' if recorded else 'not '}recorded", \
+                f"{seconds * 1e3:.2f}", "", f"{share:.1%}"
 
 
 def quality(bench: "Bench") -> Iterator[Row]:

@@ -61,7 +61,8 @@ class FitConfig:
     precision: str = "32"
     """32, bf16 or fp16 autocast, or auto: what the device is quick at. Coordinates and parameters stay in float32."""
     kernel: str = "auto"
-    """torch, compile (torch.compile), fused (one kernel for the whole network), or auto: fused where that is sure."""
+    """torch, compile (torch.compile), fused (one kernel for the whole network), or auto: fused where that is sure. On a
+    GPU fused and auto also record a step and replay it."""
     clip: float = 0.0
     """Largest gradient norm; 0: no clipping."""
     device: str = "auto"

@@ -130,12 +130,19 @@ class HullRays(Rays):
         """Return the network's values where rays come near the hull, the background elsewhere."""
         flat = rays.reshape(-1, 6)
         along, least = self.meet(flat)
-        near = (least < self.FAR * self.voxel).nonzero()[:, 0]
-        flat, along = flat[near], along[near]
-        point = torch.linalg.cross(flat[:, :3], flat[:, 3:]) + along[:, None] * flat[:, :3]
-        values = network(torch.cat([point, self.turn * flat[:, :3]], -1))
-        shown = self.background.to(values.dtype).expand(len(least), -1).index_copy(0, near, values)
+        near = least < self.FAR * self.voxel
+        if _asked(rays):
+            there = near.nonzero()[:, 0]
+            values = network(self._seen(flat[there], along[there]))
+            shown = self.background.to(values.dtype).expand(len(least), -1).index_copy(0, there, values)
+        else:                           # how many rays come near is known to the device alone
+            values = network(self._seen(flat, along))
+            shown = torch.where(near[:, None], values, self.background.to(values.dtype))
         return shown.reshape(*rays.shape[:-1], shown.shape[-1])
+
+    def _seen(self, rays: Tensor, along: Tensor) -> Tensor:
+        point = torch.linalg.cross(rays[:, :3], rays[:, 3:]) + along[:, None] * rays[:, :3]
+        return torch.cat([point, self.turn * rays[:, :3]], -1)
 
 
 class ReliefRays(Rays):
@@ -260,6 +267,11 @@ def _in_c(points: Tensor):
     if points.device.type != "cpu" or points.dtype is not torch.float32 or torch.compiler.is_compiling():
         return None
     return library(MARCH, torch.float32) if chosen() in ("auto", "fused") else None
+
+
+def _asked(rays: Tensor) -> bool:
+    """Say whether what a device computed may be asked for: not within a training step, which waits for nothing."""
+    return rays.device.type == "cpu" or not torch.is_grad_enabled()
 
 
 def _chord(rays: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import inr_scenes as inr
+import inr_scenes.rays as rays_module
 from inr_scenes import InrError
 from inr_scenes.camera import Cameras, look_at, pluecker
 from inr_scenes.field import build
@@ -170,6 +171,23 @@ def test_visual_hull_of_a_ball():
     values = seen(signal.sample(torch.arange(48 * 48))[0], lambda x: asked.append(len(x)) or torch.zeros(len(x), 3))
     assert asked[0] < 0.6 * 48 * 48                     # rays far from the ball do not ask the network
     assert (values[0] == 1).all() and (values[24 * 48 + 24] == 0).all()     # and show the background
+
+
+def test_a_step_on_a_device_asks_for_no_count_of_rays(monkeypatch):
+    signal = LightFieldSignal.from_views(*ball_views())
+    field = build(Siren, signal.spec, {"hidden_features": 16, "hidden_layers": 1, "rays": "auto"}, seed=0)
+    assert isinstance(field.rays, rays_module.HullRays)
+    query, values = signal.sample(torch.arange(0, len(signal), 7))
+
+    def gradients():
+        loss = (field(query) - values).square().mean()
+        return [loss, *torch.autograd.grad(loss, list(field.parameters()))]
+
+    counted = gradients()
+    monkeypatch.setattr(rays_module, "_asked", lambda rays: False)
+    monkeypatch.setattr(torch.Tensor, "nonzero", lambda self: pytest.fail("nonzero"))
+    for mine, true in zip(gradients(), counted):
+        assert torch.allclose(mine, true, atol=1e-6)
 
 
 def plane_views(n=5, size=(48, 64), spacing=0.25):

@@ -47,6 +47,7 @@ def _kernels() -> str:
 
     from ..device import precision_type, resolve_device
     from ..kernels.choice import set_aside, triton_obstacle
+    from ..kernels.recorded import recordable
     from ..plugins import host
 
     device = resolve_device("auto")
@@ -57,7 +58,7 @@ def _kernels() -> str:
     why = "; ".join([*filter(None, [triton_obstacle(device)]), *(f"set aside: {reason}" for reason in set_aside())])
     return (f"on {device}: {', '.join(quick) or 'none'}; the other fields plain torch"
             f"{' (half precision: ' + str(precision_type('auto', device)).removeprefix('torch.') + ')'}"
-            f"{'. ' + why if why else ''}")
+            f"{'; steps are recorded as CUDA graphs' if recordable(device) else ''}{'. ' + why if why else ''}")
 
 
 def _open3d() -> str:
