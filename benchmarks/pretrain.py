@@ -26,11 +26,11 @@ SETS = {"image": "flowers128", "views": "views of quaternius and random_blobs"}
 RECIPES = {
     "image": ["--mode", "rgb", "--crop", "32", "32", "--zoom", "2", "--augment", *ENCODER, *DECODER, "--bandwidths", "32",
               "8", "--query-bandwidth", "4", "--batch", "16", "--points", "512", "--validation", "32", "--validate-every",
-              "2000"],
+              "2000", "--lr", "1e-2"],
     "views": ["--patch", "16", "--width", "192", "--blocks", "4", "--heads", "3", "--tokens", "64",
               "--token-features", "64", "--hidden-features", "192", "--frequency-features", "96", "--bandwidths", "8", "4",
               "--query-bandwidth", "2", "--batch", "16", "--points", "512", "--validation", "64", "--validate-every",
-              "2000"],
+              "2000", "--lr", "2.5e-3"],
 }
 
 
@@ -46,7 +46,7 @@ def main() -> None:
     run = RUNS / f"pretrain-{options.model}"
     if not options.install:
         data = options.data or sets(options.model)
-        command = ["train", "lainr", str(data), *RECIPES[options.model], "--optimizer", "muon", "--lr", "1e-2",
+        command = ["train", "lainr", str(data), *RECIPES[options.model], "--optimizer", "muon",
                    "--precision", "auto", "--seconds", str(options.seconds), "--save-every", "120", "-o", str(run)]
         command += ["--resume"] if options.resume else []
         print("inr", shlex.join(command), flush=True)

@@ -26,8 +26,9 @@ from image_study import PHOTOS, centre, machine
 
 from inr_scenes.device import quick_half, resolve_device
 from inr_scenes.field import Field, build
-from inr_scenes.fit import FitConfig, Sampler, steps
+from inr_scenes.fit import FitConfig, steps
 from inr_scenes.kernels.choice import choose
+from inr_scenes.sampler import Sampler
 from inr_scenes.signal import Signal
 from inr_scenes.signals.image import ImageSignal, read_image
 from inr_scenes.siren import Siren

@@ -18,7 +18,7 @@ _HOME = {
     "Signal": "signal", "GridSignal": "signal", "Field": "field", "Recipe": "field", "decode": "field",
     "gradient": "derivatives", "divergence": "derivatives", "laplacian": "derivatives", "jacobian": "derivatives",
     "hessian": "derivatives", "SineLayer": "siren", "Siren": "siren",
-    "FitConfig": "fit", "Step": "fit", "Result": "fit", "Diverged": "fit", "fit": "fit", "steps": "fit",
+    "FitConfig": "fit", "Step": "fit", "Result": "fit", "Diverged": "guard", "fit": "fit", "steps": "fit",
     "open": "archive", "save": "archive", "header": "archive",
     "GeneralizableField": "generalizable", "TrainConfig": "train", "train_steps": "train", "open_set": "dataset",
     "export": "export", "mesh": "mesh", "render": "render", "orbit": "render", "spiral": "render",

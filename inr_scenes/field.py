@@ -14,7 +14,7 @@ from .signal import Signal
 from .spec import Spec
 
 if TYPE_CHECKING:
-    from .fit import Sampler
+    from .sampler import Sampler
 
 BAND = 1 << 20                      # samples of a signal that are held at once, where not all are
 SURE = 0.1                          # half precision tells on which side of a level a value beyond this is; half the

@@ -1,12 +1,8 @@
 """fit: a generator of steps. Bars, trackers, early stopping and notebooks wrap it as tqdm wraps a range."""
 
 import dataclasses
-import math
 import re
-import statistics
 import time
-import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -15,17 +11,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .device import PRECISIONS, precision_type, resolve_device, rounded_to, rows_at_once, wait
+from .device import PRECISIONS, precision_type, resolve_device, rounded_to, wait
 from .errors import InrError, suggestion
 from .field import Field
+from .guard import CHECK_EVERY, Guard
 from .kernels.choice import KERNELS, choose
 from .kernels.compiled import Compiled
 from .kernels.recorded import Graph, Recorded, recordable
 from .metrics import reaches
 from .optim import OPTIMIZERS, SCHEDULES, Optimizers, forget, rate, settle
+from .sampler import Sampler
 from .signal import Signal
 
-CHECK_EVERY = 25                    # steps between looks at the loss
 CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "sampling": ("permuted", "uniform"),
            "precision": PRECISIONS, "kernel": KERNELS}
 
@@ -105,10 +102,6 @@ class Result:
                     **options)
 
 
-class Diverged(InrError):
-    """The loss became NaN or exploded; the field has been put back to its last good state."""
-
-
 def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
           resume: dict[str, Any] | None = None) -> Iterator[Step]:
     """Fit `field` to `signal`, yielding after every optimiser step; the caller may stop at any time.
@@ -150,7 +143,7 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
                            "or none, to take them from its config.toml.") from None
         scaler.load_state_dict(resume["scaler"])
         first, elapsed = resume["step"], resume["seconds"]
-    guard = _Guard(field)
+    guard = Guard(field)
     if resume:
         guard.best = resume["best"]
     if goal:
@@ -248,54 +241,6 @@ def parse_goal(until: str | None) -> tuple[str, float] | None:
         raise InrError(f"--until {until!r} is not understood: write metric=value, as psnr=35.") from None
 
 
-class Sampler:
-    """Draws each step's measurement indices; a pure function of seed and step, so a resumed fit draws the same."""
-
-    def __init__(self, signal: Signal, config: FitConfig, device: torch.device):
-        self.signal, self.device, self.seed = signal, device, config.seed
-        n = len(signal)
-        self.batch = min(config.batch, n) if config.batch else n
-        focused = signal.focus is not None and len(signal.focus) > 0
-        self.focus = round(self.batch * config.focus) if focused else 0
-        self.micro = max(1, rows_at_once(device) // signal.points)
-        self.half = precision_type(config.precision, device) is not None        # rows take half the memory
-        self.per_epoch = max(1, n // max(1, self.batch - self.focus))
-        self.permuted = config.sampling == "permuted" and n <= 1 << 27
-        self.epoch, self.order = -1, None
-        self.generator = torch.Generator(device)
-
-    def reseed(self, step: int) -> torch.Generator:
-        """Return the generator as it starts a step."""
-        return self.generator.manual_seed(self.seed * 1_000_003 + step)
-
-    def draw(self, step: int) -> Tensor:
-        """Return the measurement indices of a step, on the signal's device."""
-        n, plain = len(self.signal), self.batch - self.focus
-        self.reseed(step)
-        if not self.permuted:
-            index = self._random(n, plain)
-        elif plain == n:                        # all of them in any order are all of them
-            index = self._everything()
-        else:
-            epoch, part = divmod(step, self.per_epoch)
-            if epoch != self.epoch:
-                shuffle = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch + (1 << 40))
-                self.order = torch.randperm(n, generator=shuffle, device=self.device)
-                self.epoch = epoch
-            index = self.order[part * plain:(part + 1) * plain]
-        if self.focus:
-            index = torch.cat([index, self.signal.focus[self._random(len(self.signal.focus), self.focus)]])
-        return index
-
-    def _everything(self) -> Tensor:
-        if self.order is None:
-            self.order = torch.arange(len(self.signal), device=self.device)
-        return self.order
-
-    def _random(self, high: int, count: int) -> Tensor:
-        return torch.randint(high, (count,), generator=self.generator, device=self.device)
-
-
 def _backward(field: Field, signal: Signal, parts: Iterable, dtype, scaler, device: torch.device) -> Tensor:
     """Accumulate the gradients of a step's parts, drawn one by one; return the loss, not waited for."""
     total = None
@@ -310,86 +255,6 @@ def _backward(field: Field, signal: Signal, parts: Iterable, dtype, scaler, devi
         scaler.scale(penalty).backward()
         total = total + penalty.detach()
     return total
-
-
-class _Guard:
-    """Keeps the last good state of a field and notices divergence: at once, or by a loss that does not come back.
-
-    A state is good when the loss seen after it is: the one it was reached with is that of the state before. A network
-    of sines that lost its footing returns to a constant: a harmless-looking loss, many times what it had been.
-    On a GPU a loss is judged at the look after the one it was taken at, when it has long arrived: no look waits.
-    """
-
-    LOOKS = 20                          # that a loss must stay high for: single batches are noisy
-    FEW = 5                             # looks whose median is a level that was reached
-    HIGH, LOST = 2.0, 10.0              # times the lowest level: worth a warning; diverged
-
-    def __init__(self, field: Field):
-        self.field, self.best, self.step, self.latest = field, math.inf, 0, 0
-        self.state = self.candidate = self._copy()
-        self.recent: deque[float] = deque(maxlen=self.LOOKS)
-        self.lowest, self.lowest_state, self.lowest_step = math.inf, self.state, 0
-        self.warned = False
-        self.waiting: tuple[_Arriving, dict[str, Tensor], int] | None = None
-
-    def _copy(self) -> dict[str, Tensor]:
-        return {name: value.detach().clone() for name, value in self.field.state_dict().items()}
-
-    def check(self, loss: Tensor, step: int, now: bool = False) -> None:
-        """Look at the loss that `step` was taken with; on a GPU it is judged at the next look, unless `now`."""
-        self.settle()
-        self.waiting = _Arriving(loss), self._copy(), step
-        if now or not self.waiting[0].late:
-            self.settle()
-
-    def settle(self) -> None:
-        """Judge the loss that was looked at last, if that is still to be done."""
-        if self.waiting is not None:
-            (loss, state, step), self.waiting = self.waiting, None
-            self._judge(loss.value(), state, step)
-
-    def _judge(self, value: float, state: dict[str, Tensor], step: int) -> None:
-        if not math.isfinite(value) or value > 1e3 * max(self.best, 1e-3):
-            what = "is not a number" if not math.isfinite(value) else f"rose to {value:.3g}"
-            self._give_up(what, step, self.state, self.step)
-        self.best = min(self.best, value)
-        self.state, self.step = self.candidate, self.latest
-        self.candidate, self.latest = state, step
-        self.recent.append(value)
-        level = statistics.median(list(self.recent)[-self.FEW:])
-        if len(self.recent) >= self.FEW and level < self.lowest:
-            self.lowest, self.lowest_state, self.lowest_step = level, self.state, self.step
-        above = min(self.recent) / max(self.lowest, 1e-12) if len(self.recent) == self.LOOKS else 0.0
-        if above > self.LOST:
-            self._give_up(f"rose from {self.lowest:.3g} to {level:.3g} and stayed there, seen", step,
-                          self.lowest_state, self.lowest_step)
-        if above > self.HIGH and not self.warned:
-            self.warned = True
-            warnings.warn(f"The loss has stayed at over {self.HIGH:g} times what it was at step {self.lowest_step}: "
-                          f"a lower --lr would reach further.", stacklevel=4)
-
-    def _give_up(self, what: str, step: int, state: dict[str, Tensor], kept: int) -> None:
-        """Put a state back and say so."""
-        self.field.load_state_dict(state)
-        raise Diverged(f"The fit diverged: the loss {what} at step {step}. Step {kept} was kept. "
-                       f"Lower --lr, or add --clip 1 or --warmup 500.")
-
-
-class _Arriving:
-    """A number on its way from a device; those of a GPU come without anyone waiting, unless they are asked for."""
-
-    def __init__(self, number: Tensor):
-        self.late = number.device.type == "cuda"
-        self.number = number
-        if self.late:
-            self.number = torch.empty((), dtype=number.dtype, pin_memory=True).copy_(number, non_blocking=True)
-            self.there = torch.cuda.Event()
-            self.there.record(torch.cuda.current_stream(number.device))
-
-    def value(self) -> float:
-        if self.late:
-            self.there.synchronize()
-        return self.number.item()
 
 
 def _progress(config: FitConfig, step: int, elapsed: float) -> float:

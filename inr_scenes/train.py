@@ -16,8 +16,9 @@ from .batches import Drawer
 from .dataset import Subset
 from .device import PRECISIONS, precision_type, resolve_device, rounded_to
 from .errors import InrError, suggestion
-from .fit import CHECK_EVERY, Diverged, Step, parse_goal
+from .fit import Step, parse_goal
 from .generalizable import GeneralizableField
+from .guard import CHECK_EVERY, Diverged
 from .metrics import reaches
 from .optim import SCHEDULES, Optimizers, rate, settle
 from .validation import Validation

@@ -9,9 +9,11 @@ from inr_scenes import device
 from inr_scenes.device import ROWS
 from inr_scenes.errors import InrError
 from inr_scenes.field import build
-from inr_scenes.fit import Diverged, FitConfig, Sampler, _Guard, fit, steps
+from inr_scenes.fit import FitConfig, fit, steps
+from inr_scenes.guard import Diverged, Guard
 from inr_scenes.kernels.choice import choose
 from inr_scenes.optim import Optimizers, rate, split_parameters
+from inr_scenes.sampler import Sampler
 from inr_scenes.siren import Siren
 from inr_scenes.testing import small_signal
 
@@ -72,7 +74,7 @@ def test_schedule_free_shows_its_average_wherever_it_stops(signal):
 
 def test_a_state_that_blows_up_is_not_the_good_one(signal):
     field = new(signal)
-    guard = _Guard(field)
+    guard = Guard(field)
     guard.check(torch.tensor(0.1), 25)
     guard.check(torch.tensor(0.1), 50)
     good = guard.state["output.bias"].clone()
@@ -87,7 +89,7 @@ def test_a_state_that_blows_up_is_not_the_good_one(signal):
 def test_a_loss_that_falls_back_and_stays_is_divergence(signal):
     """What Local-Global fields did at too high a rate: the loss returned to that of a constant, and no higher."""
     field, step = new(signal), 0
-    guard = _Guard(field)
+    guard = Guard(field)
     for step in range(25, 1001, 25):
         guard.check(torch.tensor(0.001), step)
     good = guard.lowest_state["output.bias"].clone()
@@ -101,14 +103,14 @@ def test_a_loss_that_falls_back_and_stays_is_divergence(signal):
 
 
 def test_a_noisy_loss_is_no_divergence(signal, recwarn):
-    guard = _Guard(new(signal))
+    guard = Guard(new(signal))
     for look in range(200):
         guard.check(torch.tensor(0.5 if look % 15 else 0.001), 25 * look + 25)
     assert not recwarn
 
 
 def test_a_loss_that_stays_above_what_it_was_is_said(signal):
-    guard = _Guard(new(signal))
+    guard = Guard(new(signal))
     for look in range(10):
         guard.check(torch.tensor(0.016), 25 * look + 25)
     with pytest.warns(UserWarning, match=r"over 2 times what it was at step \d+: a lower --lr"):

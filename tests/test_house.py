@@ -24,7 +24,7 @@ FLOORS = [
     {"hookspecs", "units", "optim", "catalog"},
     {"plugins", "signal"},
     {"field"},
-    {"rays", "geometry"},
+    {"rays", "geometry", "sampler", "guard"},
     {"surface"},
     {"siren", "signals", "generalizable"},
     {"problems", "windows"},

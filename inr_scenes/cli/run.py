@@ -138,7 +138,8 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
     """
     from .. import track
     from ..archive import save
-    from ..fit import Diverged, check, steps
+    from ..fit import check, steps
+    from ..guard import Diverged
     from ..metrics import reaches
 
     if loop is None:

@@ -13,10 +13,11 @@ from inr_scenes.archive import open as open_archive
 from inr_scenes.archive import save
 from inr_scenes.errors import InrError
 from inr_scenes.field import build, decode_all
-from inr_scenes.fit import FitConfig, Sampler, fit, steps
+from inr_scenes.fit import FitConfig, fit, steps
 from inr_scenes.muon import Muon
 from inr_scenes.optim import Optimizers
 from inr_scenes.plugins import find_problem
+from inr_scenes.sampler import Sampler
 from inr_scenes.signals.audio import AudioSignal
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.signals.shape import ShapeSignal
