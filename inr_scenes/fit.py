@@ -23,7 +23,7 @@ from .optim import OPTIMIZERS, SCHEDULES, Optimizers, forget, rate, settle
 from .sampler import Sampler
 from .signal import Signal
 
-CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "sampling": ("permuted", "uniform"),
+CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "sampling": ("permuted", "uniform", "error"),
            "precision": PRECISIONS, "kernel": KERNELS}
 
 
@@ -52,7 +52,7 @@ class FitConfig:
     batch: int = 16384
     """Measurements per step; 0: all of them."""
     sampling: str = "permuted"
-    """permuted (every measurement once per epoch) or uniform (with replacement)."""
+    """permuted (every measurement once per epoch), uniform (with replacement), or error (more often what is wrong)."""
     focus: float = 0.0
     """Share of each batch drawn from the measurements the signal marks as important (surface, foreground)."""
     precision: str = "32"
@@ -126,11 +126,11 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
     goal = parse_goal(config.until)
     parameters = [p for p in field.parameters() if p.requires_grad]
 
-    def work(parts: Iterable) -> Tensor:
+    def work(parts: Iterable) -> tuple[Tensor, Tensor | None]:
         with choose(config.kernel), computing():
-            loss = _backward(field, signal, parts, dtype, scaler, device)
+            found = _backward(field, signal, parts, dtype, scaler, device, sampler.by_error)
         settle(optimizers, parameters, scaler, config.clip)
-        return loss
+        return found
 
     take = Recorded(work, lambda: Graph(device), lambda: forget(optimizers, scaler)) if recorded else work
     first, elapsed = 0, 0.0
@@ -138,6 +138,8 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
         try:
             field.load_state_dict(resume["field"])
             optimizers.load_state_dict(resume["optimizers"])
+            if sampler.by_error:
+                sampler.errors.copy_(resume["errors"])
         except (RuntimeError, ValueError, KeyError):
             raise InrError("The state to resume from is that of other settings: give those the run was begun with, "
                            "or none, to take them from its config.toml.") from None
@@ -155,7 +157,9 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
         progress = _progress(config, step, elapsed)
         lr = config.lr * rate(config.schedule, progress, step, config.warmup, config.final_lr)
         optimizers.rate(lr)
-        loss = take(field.draw(signal, sampler, step))
+        loss, errors = take(field.draw(signal, sampler, step))
+        if errors is not None:
+            sampler.note(errors)
         step += 1
         last = step == config.steps
         if step % CHECK_EVERY == 0 or last or step == 1:
@@ -182,7 +186,8 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
             field.eval()
         report.state = lambda s=step, e=elapsed: {
             "step": s, "seconds": e, "best": guard.best, "field": field.state_dict(),
-            "optimizers": optimizers.state_dict(), "scaler": scaler.state_dict()}
+            "optimizers": optimizers.state_dict(), "scaler": scaler.state_dict(),
+            **({"errors": sampler.errors} if sampler.by_error else {})}
         if not last:
             report.averaged = optimizers.averaged
         yield report
@@ -241,20 +246,33 @@ def parse_goal(until: str | None) -> tuple[str, float] | None:
         raise InrError(f"--until {until!r} is not understood: write metric=value, as psnr=35.") from None
 
 
-def _backward(field: Field, signal: Signal, parts: Iterable, dtype, scaler, device: torch.device) -> Tensor:
-    """Accumulate the gradients of a step's parts, drawn one by one; return the loss, not waited for."""
-    total = None
+def _backward(field: Field, signal: Signal, parts: Iterable, dtype, scaler, device: torch.device,
+              noted: bool) -> tuple[Tensor, Tensor | None]:
+    """Accumulate the gradients of a step's parts, drawn one by one; return the loss, not waited for.
+
+    noted: return the squared error of each measurement too.
+    """
+    total, errors = None, []
     for query, values, share in parts:
         with rounded_to(dtype, device):
             predicted = signal.predict(field, query)
         loss = signal.loss(predicted, values) * share
         scaler.scale(loss).backward()
         total = loss.detach() if total is None else total + loss.detach()
+        if noted:
+            errors.append(_squared(predicted, values))
     penalty = field.penalty()
     if isinstance(penalty, Tensor):
         scaler.scale(penalty).backward()
         total = total + penalty.detach()
-    return total
+    return total, torch.cat(errors) if noted else None
+
+
+def _squared(predicted, values) -> Tensor:
+    """Return the squared error (n,) of each measurement."""
+    if not isinstance(values, Tensor) or getattr(predicted, "shape", None) != values.shape:
+        raise InrError("--sampling error needs measurements that are plain values. Take --sampling permuted.")
+    return (predicted.detach().float() - values).square().flatten(1).mean(-1)
 
 
 def _progress(config: FitConfig, step: int, elapsed: float) -> float:

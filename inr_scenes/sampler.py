@@ -12,8 +12,17 @@ if TYPE_CHECKING:
     from .fit import FitConfig
 
 
+CELL = 8                            # measurements next to each other that share a record of their error
+MORE = 4                            # candidates for each measurement that is drawn by its error
+POWER = 0.75                        # of the squared error, which the odds of being drawn go by
+
+
 class Sampler:
-    """Draws each step's measurement indices; a pure function of seed and step, so a resumed fit draws the same."""
+    """Draws each step's measurement indices; a function of seed, step and `errors`, so a resumed fit draws the same.
+
+    By error, each step has MORE times the candidates it takes, every measurement being one once an epoch, and draws
+    among them by the error that was last seen near to them.
+    """
 
     def __init__(self, signal: Signal, config: "FitConfig", device: torch.device):
         self.signal, self.device, self.seed = signal, device, config.seed
@@ -23,21 +32,27 @@ class Sampler:
         self.focus = round(self.batch * config.focus) if focused else 0
         self.micro = max(1, rows_at_once(device) // signal.points)
         self.half = precision_type(config.precision, device) is not None        # rows take half the memory
-        self.per_epoch = max(1, n // max(1, self.batch - self.focus))
-        self.permuted = config.sampling == "permuted" and n <= 1 << 27
+        plain = self.batch - self.focus
+        self.by_error = config.sampling == "error" and plain < n
+        self.candidates = min(n, plain * MORE) if self.by_error else plain
+        self.per_epoch = max(1, n // max(1, self.candidates))
+        self.permuted = config.sampling != "uniform" and n <= 1 << 27
+        self.errors = torch.ones(-(-n // CELL), device=device) if self.by_error else None   # mean squares of cells
+        self.drawn: list[Tensor] = []           # in this step, where errors are asked for
         self.epoch, self.order = -1, None
         self.generator = torch.Generator(device)
 
     def reseed(self, step: int) -> torch.Generator:
         """Return the generator as it starts a step."""
+        self.drawn = []
         return self.generator.manual_seed(self.seed * 1_000_003 + step)
 
     def draw(self, step: int) -> Tensor:
         """Return the measurement indices of a step, on the signal's device."""
-        n, plain = len(self.signal), self.batch - self.focus
+        n, plain, candidates = len(self.signal), self.batch - self.focus, self.candidates
         self.reseed(step)
         if not self.permuted:
-            index = self._random(n, plain)
+            index = self._random(n, candidates)
         elif plain == n:                        # all of them in any order are all of them
             index = self._everything()
         else:
@@ -46,10 +61,29 @@ class Sampler:
                 shuffle = torch.Generator(self.device).manual_seed(self.seed * 1_000_003 + epoch + (1 << 40))
                 self.order = torch.randperm(n, generator=shuffle, device=self.device)
                 self.epoch = epoch
-            index = self.order[part * plain:(part + 1) * plain]
+            index = self.order[part * candidates:(part + 1) * candidates]
+        if self.by_error:
+            index = self.worst(index, plain)
         if self.focus:
             index = torch.cat([index, self.signal.focus[self._random(len(self.signal.focus), self.focus)]])
+        return self.taken(index)
+
+    def worst(self, index: Tensor, count: int) -> Tensor:
+        """Return `count` of candidates (..., n), drawn by their errors without replacement: Gumbel's trick."""
+        noise = torch.rand(index.shape, generator=self.generator, device=self.device).clamp(1e-9, 1 - 1e-7)
+        odds = POWER * self.errors[index // CELL].clamp_min(1e-9).log()
+        return index.gather(-1, (odds - (-noise.log()).log()).topk(count, sorted=False).indices)
+
+    def taken(self, index: Tensor) -> Tensor:
+        """Remember that a step sees these measurements next, so that their errors can be noted; returns them."""
+        if self.by_error:
+            self.drawn.append(index.flatten())
         return index
+
+    def note(self, errors: Tensor) -> None:
+        """Take the squared errors of what the step saw, in the order it was taken."""
+        # the mean with what was known of a cell
+        self.errors.scatter_reduce_(0, torch.cat(self.drawn) // CELL, errors, "mean")
 
     def _everything(self) -> Tensor:
         if self.order is None:

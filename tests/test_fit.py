@@ -13,7 +13,9 @@ from inr_scenes.fit import FitConfig, fit, steps
 from inr_scenes.guard import Diverged, Guard
 from inr_scenes.kernels.choice import choose
 from inr_scenes.optim import Optimizers, rate, split_parameters
-from inr_scenes.sampler import Sampler
+from inr_scenes.plugins import find_problem
+from inr_scenes.sampler import CELL, Sampler
+from inr_scenes.signals.image import ImageSignal
 from inr_scenes.siren import Siren
 from inr_scenes.testing import small_signal
 
@@ -160,9 +162,10 @@ def test_seed_repeats_exactly(signal):
         assert torch.equal(p, q) and not torch.equal(p, r)
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "muon", "schedule-free"])
-def test_resume_equals_uninterrupted(signal, optimizer, tmp_path):
-    config = FitConfig(steps=60, batch=100, optimizer=optimizer)
+@pytest.mark.parametrize("changes", [{"optimizer": "adam"}, {"optimizer": "muon", "sampling": "error"},
+                                     {"optimizer": "schedule-free"}])
+def test_resume_equals_uninterrupted(signal, changes, tmp_path):
+    config = FitConfig(steps=60, batch=100, **changes)
     whole = fit(new(signal), signal, config).field
     for step in steps(new(signal), signal, config):
         if step.step == 23:
@@ -191,6 +194,39 @@ def test_permuted_sampling_sees_everything_once_an_epoch(signal):
     epoch = torch.cat([sampler.draw(step) for step in range(4)])
     assert torch.equal(epoch.sort().values, torch.arange(n))
     assert not torch.equal(epoch, torch.cat([sampler.draw(step) for step in range(4, 8)]))
+
+
+def test_sampling_by_error_draws_what_is_wrong_and_still_comes_by_everything(signal):
+    n = len(signal)
+    sampler = Sampler(signal, FitConfig(batch=n // 8, sampling="error"), torch.device("cpu"))
+    wrong = torch.arange(n) >= n // 2
+    seen = torch.zeros(n)
+    for step in range(40):
+        index = sampler.draw(step)
+        assert len(index.unique()) == n // 8            # none twice
+        seen[index] += 1
+        sampler.note(torch.where(wrong[index], 1.0, 1e-3))
+    assert seen[wrong].sum() > 0.8 * seen.sum() and (seen > 0).float().mean() > 0.6
+    assert (sampler.errors[:n // 2 // CELL] < 0.3).all() and (sampler.errors[-n // 2 // CELL:] == 1).all()
+
+
+def test_sampling_by_error_reaches_further():
+    x, y = torch.meshgrid(torch.linspace(-1, 1, 64), torch.linspace(-1, 1, 64), indexing="ij")
+    corner = torch.sin(40 * x) * torch.sin(40 * y) * ((x > 0.4) & (y > 0.4))       # all that is to be learned
+    signal = ImageSignal.from_array((0.5 + 0.45 * corner)[..., None].numpy())
+    found = {}
+    for sampling in ("permuted", "error"):
+        field = build(Siren, signal.spec, {"hidden_features": 48, "hidden_layers": 2}, seed=0)
+        config = FitConfig(steps=250, lr=1e-3, batch=256, sampling=sampling, device="cpu")
+        found[sampling] = fit(field, signal, config).metrics["psnr"]
+    assert found["error"] > found["permuted"] + 1
+
+
+def test_sampling_by_error_needs_plain_values():
+    problem = find_problem("helmholtz").wrap(None)
+    field = build(Siren, problem.spec, SMALL, seed=0)
+    with pytest.raises(InrError, match="--sampling permuted"):
+        fit(field, problem, FitConfig(steps=2, batch=64, sampling="error", device="cpu"))
 
 
 def test_focus_takes_its_share(signal):

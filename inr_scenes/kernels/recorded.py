@@ -24,17 +24,17 @@ class Graph:
     def __init__(self, device: torch.device):
         self.device, self.graph, self.stream = device, torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
 
-    def warm(self, work: Callable[[], Tensor]) -> Tensor:
+    def warm(self, work: Callable[[], Any]) -> Any:
         """Do the work on the stream it will be recorded on, as CUDA wants it before."""
         here = torch.cuda.current_stream(self.device)
         self.stream.wait_stream(here)
         with torch.cuda.stream(self.stream):
             result = work()
         here.wait_stream(self.stream)
-        result.record_stream(here)
+        pytree.tree_map_only(Tensor, lambda tensor: tensor.record_stream(here), result)
         return result
 
-    def record(self, work: Callable[[], Tensor]) -> Tensor:
+    def record(self, work: Callable[[], Any]) -> Any:
         """Record the work without doing it; returns where its result will lie."""
         here = torch.cuda.current_stream(self.device)
         try:
@@ -50,7 +50,7 @@ class Graph:
 
 
 class Recorded:
-    """A step, work(parts) → loss, that is recorded after a few steps; a device is then told to do it all at once.
+    """A step, work(parts) → tensors, that is recorded after a few steps; a device is then told to do it all at once.
 
     parts: tensors, and what holds them; a step's are copied to where the recorded ones lay. Parts of other shapes are
     worked on plainly, and so is everything, with one line, where a step cannot be recorded because it asks the device
@@ -58,14 +58,14 @@ class Recorded:
     changes from step to step.
     """
 
-    def __init__(self, work: Callable[[Iterable], Tensor], make: Callable[[], Graph], forget: Callable[[], None]):
+    def __init__(self, work: Callable[[Iterable], Any], make: Callable[[], Graph], forget: Callable[[], None]):
         self.work, self.make, self.forget = work, make, forget
         self.graph: Graph | None = None
         self.parts: list[Any] = []
         self.steps, self.ready, self.aside = 0, False, ""
 
-    def __call__(self, parts: Iterable) -> Tensor:
-        """Take a step and return its loss."""
+    def __call__(self, parts: Iterable) -> Any:
+        """Take a step and return what it gives."""
         if self.aside:
             return self.work(parts)
         parts = list(parts)
@@ -78,12 +78,12 @@ class Recorded:
         if not self._placed(parts):
             return self.work(parts)
         self.graph.replay()
-        return self.loss.clone()                # the next step writes over it
+        return pytree.tree_map_only(Tensor, torch.clone, self.result)           # the next step writes over it
 
     def _recorded(self, parts: list) -> bool:
         try:
             self.parts = pytree.tree_map_only(Tensor, torch.clone, parts)
-            self.loss = self.graph.record(lambda: self.work(self.parts))
+            self.result = self.graph.record(lambda: self.work(self.parts))
             self.ready = True
         except Exception as error:              # whatever a driver raises
             reason = next(iter(str(error).strip().splitlines()), "")

@@ -147,7 +147,13 @@ class Problem(Signal):
 
 
 def changed(recipe: Recipe, field: type[Field], *, config: Mapping[str, Any] = {}, **fit) -> Recipe:
-    """Return a recipe with other settings; those of `config` that the field does not have are left out."""
+    """Return a recipe with other settings; those of `config` that the field does not have are left out.
+
+    None is drawn by error: where that is largest, measurements may just be noisy.
+    """
     known = {f.name for f in dataclasses.fields(field.Config)}
     mine = {name: value for name, value in config.items() if name in known}
-    return dataclasses.replace(recipe, config={**recipe.config, **mine}, fit={**recipe.fit, **fit})
+    settings = {**recipe.fit, **fit}
+    if settings.get("sampling") == "error":
+        settings["sampling"] = "permuted"
+    return dataclasses.replace(recipe, config={**recipe.config, **mine}, fit=settings)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inr_scenes.sampler import MORE
 from inr_scenes.signal import GridSignal
 from inr_scenes.spec import Box
 
@@ -18,7 +19,8 @@ class Plan:
 
     Blocks of one shape make a group. A group's share of the loss is its share of the samples, so the loss stays the
     mean over the signal however unequal the blocks are. Permuted, every block gives a window of a random order of its
-    samples: none twice in a step, each at most once in an epoch. Uniform, it gives any of them, as published.
+    samples: none twice in a step, each at most once in an epoch. By error, the window is of candidates, of which those
+    that are wrong are the likelier. Uniform, a block gives any of its samples, as published.
     """
 
     def __init__(self, boxes: Sequence[Box], slots: Iterable[int], signal: GridSignal,
@@ -47,13 +49,13 @@ class Plan:
             rows = min(rows, group.samples)
             weight = len(group.slots) * group.samples / self.total * plain / sampler.batch
             for slots, index in group.parts(rows, limit, sampler, step, generator):
-                coords, values = signal.sample(index.flatten(), generator)
+                coords, values = signal.sample(sampler.taken(index.flatten()), generator)
                 share = weight * index.numel() / (rows * len(group.slots))
                 yield Blocks(coords.unflatten(0, index.shape), slots), values, share
         if sampler.focus:               # what the signal marks as important is drawn as it lies, not block by block
             chosen = torch.randint(len(signal.focus), (sampler.focus,), generator=generator, device=signal.device)
             for part in signal.focus[chosen].split(limit):
-                yield *signal.sample(part, generator), len(part) / sampler.batch
+                yield *signal.sample(sampler.taken(part), generator), len(part) / sampler.batch
 
 
 class _Group:
@@ -73,17 +75,18 @@ class _Group:
               generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (slots (blocks,), sample indices (blocks, rows)) of at most `limit` rows together."""
         uniform = not sampler.permuted and rows < self.samples
-        order, shift = (self.offsets, None) if uniform else self._order(rows, sampler, step)
+        count = min(self.samples, rows * MORE) if sampler.by_error else rows
+        order, shift = (self.offsets, None) if uniform else self._order(count, sampler, step)
         many = max(1, limit // rows)
         for low in range(0, len(self.slots), many):
             slots, first = self.slots[low:low + many, None], self.first[low:low + many, None]
-            for place in torch.arange(rows, device=first.device).split(limit):
-                if uniform:
-                    place = torch.randint(self.samples, (len(slots), len(place)), generator=generator,
-                                          device=first.device)
-                else:
-                    place = (place + shift[low:low + many, None]) % self.samples
-                yield slots[:, 0], first + order[place]
+            if uniform:
+                place = torch.randint(self.samples, (len(slots), count), generator=generator, device=first.device)
+            else:
+                place = (torch.arange(count, device=first.device) + shift[low:low + many, None]) % self.samples
+            index = first + order[place]
+            for part in (sampler.worst(index, rows) if rows < count else index).split(limit, 1):
+                yield slots[:, 0], part
 
     def _order(self, rows: int, sampler, step: int) -> tuple[Tensor, Tensor]:
         """Return an order of a block's samples, and where in it each block's part of this step begins."""

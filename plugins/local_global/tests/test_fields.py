@@ -226,6 +226,24 @@ def test_uniform_sampling_draws_with_replacement_and_permuted_without():
     assert repeated["permuted"] == 0 and 0.15 < repeated["uniform"] < 0.3      # half of each block: 1 - 2 (1 - e^-1/2)
 
 
+def test_sampling_by_error_draws_what_is_wrong_within_every_block():
+    signal = picture(30, 40)
+    field = small(LgSiren, signal.spec, partitions=(3, 4))
+    sampler = Sampler(signal, FitConfig(batch=240, sampling="error"), torch.device("cpu"))
+    wrong = torch.arange(len(signal)) % 40 >= 35        # the ends of rows, in the last column of blocks
+    seen = torch.zeros(len(signal))
+    for step in range(30):
+        parts = list(field.draw(signal, sampler, step))
+        index = torch.cat([_indices(signal, q.coords.flatten(0, 1)) for q, _, _ in parts])
+        assert torch.equal(index, torch.cat(sampler.drawn)) and len(index.unique()) == 240
+        assert all(q.coords.shape[1] == 20 for q, _, _ in parts)
+        seen[index] += 1
+        sampler.note(torch.where(wrong[index], 1.0, 1e-3))
+    last = torch.arange(len(signal)) % 40 >= 30
+    assert seen[wrong].sum() > 0.6 * seen[last].sum() and seen[~last].sum() == pytest.approx(0.75 * seen.sum())
+    assert (seen > 0).float().mean() > 0.9
+
+
 def _indices(signal, coords):
     columns = [axis.index(coords[:, d]).round().long() - axis.first for d, axis in enumerate(signal.spec.axes)]
     return columns[0] * signal.spec.shape[1] + columns[1]

@@ -42,6 +42,7 @@ class EncoderConfig(Sizes):
 PUBLISHED_ENCODER = {"width": 768, "blocks": 6, "heads": 12, "head_features": 64, "hidden_features": 256,
                      "frequency_features": 256}
 FAST_TRAINING = {"optimizer": "muon", "lr": 1e-2}       # in small, some 3 dB above Adam at 1e-3 after equal steps
+VIEWS_RATE = 3e-3                   # at 1e-2 views stay at the mean picture for long: 1.2 dB less after 3,000 steps
 PUBLISHED_TRAINING = {"optimizer": "adam", "lr": 1e-4, "schedule": "constant", "warmup": 0, "ema": 0.0}
 
 
@@ -72,7 +73,8 @@ class TokenField(GeneralizableField):
     def _fast(cls, signal: Signal) -> Recipe:
         kind, size = signal.spec.kind, max(signal.spec.shape, default=64)
         patch = {"audio": 200, "shape": max(4, size // 8)}.get(kind, max(4, size // 16))
-        return Recipe({"patch": patch}, FAST_TRAINING)
+        rate = {"lr": VIEWS_RATE} if kind == "lightfield" else {}
+        return Recipe({"patch": patch}, FAST_TRAINING | rate)
 
 
 class LocalityAware(TokenField):
