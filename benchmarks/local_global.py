@@ -161,6 +161,7 @@ def compare(signal: Signal, budget: int, partitions: tuple[int, ...] | None, opt
         "per-partition": ("SIREN per partition", SirenPerPartition, blocks),
         "siren": ("SIREN", Siren, {"hidden_features": dense_width(budget, signal.spec), "first_omega_0": omega}),
         "local-global": ("Local-Global", LgSiren, blocks),
+        "additive": ("Local-Global, additive", LgSiren, {**blocks, "merge": "add"}),
     }
     rows = []
     for name, cls, config in (made[field] for field in options.fields):
@@ -257,8 +258,10 @@ def video(options: Options) -> Iterator[Table]:
         signal = clip(name, frames, size)
         budget = 3_192_400 * len(signal) // (300 * 512 * 512)
         chosen = settings | {"batch": round(share * len(signal)), "sampling": "uniform"}
-        rows = compare(signal, budget, blocks, options, **chosen)
-        if options.fields == Options.fields:
+        plain = options.fields == Options.fields
+        wanted = dataclasses.replace(options, fields=(*options.fields, "additive")) if plain else options
+        rows = compare(signal, budget, blocks, wanted, **chosen)
+        if plain:
             relu = run(Relu, {"hidden_features": dense_width(budget, signal.spec)}, signal, options, **chosen)[1]
             rows.append({"field": "ReLU network", **relu})
         yield Table(f"Video: {name}, {frames} frames of {size[0]}×{size[1]}", rows, "Published (cat, 300 frames of "
@@ -398,7 +401,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", default="32", help="of every fit but the fast recipes': 32, as published, or bf16")
     parser.add_argument("--paper-metric", action="store_true", help="add the published PSNR of stretched images")
-    parser.add_argument("--fields", nargs="+", choices=Options.fields, default=Options.fields,
+    parser.add_argument("--fields", nargs="+", choices=(*Options.fields, "additive"), default=Options.fields,
                         help="what sound, images, video and shape compare, in this order")
     parser.add_argument("--signals", nargs="+", default=(), metavar="NAME", help="these photographs, recordings, videos or meshes only")
     parser.add_argument("--excerpt", type=float, metavar="SECONDS", help="of sound, at the published number of steps")

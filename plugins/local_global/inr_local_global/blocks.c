@@ -36,7 +36,7 @@ static void product(long m, long n, long k, const float *a, long ai, long ap, co
     for (; j < n; j += LANES) stripe1(m, k, a, ai, ap, b + j, n, c + j, n, add);
 }
 
-/* u = sin(in A + b), and with a merge operator l = sin(u M + m + the global part in columns 0..h of zm). */
+/* u = sin(in A + b), and with a global part in columns 0..h of zm l = sin(u M + m + zm), without M l = u + sin(m + zm). */
 void local_forward(long blocks, long rows, long k, long h, const float *in, const float *weight, const float *bias,
                    const float *merge, const float *offset, const wide *zm, long ldzm,
                    float *u, float *du, float *l, float *dl) {
@@ -50,14 +50,16 @@ void local_forward(long blocks, long rows, long k, long h, const float *in, cons
                     long i = at + r * h + j + t;
                     sine(u[i] + bias[b * h + j + t], u + i, du + i);
                 }
-        if (!merge) continue;
-        product(rows, h, h, u + at, h, 1, merge, l + at, 0);
+        if (!zm) continue;
+        if (merge) product(rows, h, h, u + at, h, 1, merge, l + at, 0);
+        else memset(l + at, 0, rows * h * sizeof(float));
         for (long r = 0; r < rows; r++)
             COLUMNS(j, h)
                 EACH(t) {
                     long i = at + r * h + j + t;
                     sine(l[i] + offset[j + t] + widen(zm[(b * rows + r) * ldzm + j + t]), l + i, dl + i);
                 }
+        for (long i = at; !merge && i < at + rows * h; i++) l[i] += u[i];
     }
 }
 
@@ -71,15 +73,18 @@ void local_backward(long blocks, long rows, long k, long h, float *grad, const f
         long at = b * rows * h;
         float *g = grad + at;
         memset(d_bias + b * h, 0, h * sizeof(float));
-        if (merge_t) {
+        if (dz) {
             memset(d_offset + b * h, 0, h * sizeof(float));
             for (long r = 0; r < rows; r++)
                 COLUMNS(j, h)
                     EACH(t) {
                         float v = g[r * h + j + t] * dl[at + r * h + j + t];
-                        g[r * h + j + t] = v, d_offset[b * h + j + t] += v;
+                        if (merge_t) g[r * h + j + t] = v;
+                        d_offset[b * h + j + t] += v;
                         dz[(b * rows + r) * lddz + j + t] = narrow(v);
                     }
+        }
+        if (merge_t) {
             product(h, h, rows, u + at, 1, h, g, d_merge + b * h * h, 0);
             product(rows, h, h, g, h, 1, merge_t, grad_u + at, 0);
             g = grad_u + at;

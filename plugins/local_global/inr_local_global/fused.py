@@ -86,13 +86,13 @@ class FusedLevels(torch.autograd.Function):
             local = work.local[i - 1][2 if g else 0] if i else x
             k = local.shape[-1]
             d_weight, d_bias, d_offset = torch.empty(blocks, k, h), torch.empty(blocks, h), torch.empty(blocks, h)
-            d_merge = torch.empty(blocks, h, h) if g else None
+            d_merge = torch.empty(blocks, h, h) if g and not net.additive else None
             call(native.local_backward, blocks, rows, k, h, grad, local, net.weight_t[i], net.merge_t[i], u, du,
                  d_merged, dz[:, g:] if g else None, g + h, grad_u, grad_in, d_weight, d_bias, d_merge, d_offset)
             result.local(i, d_weight, d_bias)
             grad, grad_in = grad_in, grad
             if g:
-                global_backward(result, i, work, dz, x, d_merge.sum(0), d_offset.sum(0))
+                global_backward(result, i, work, dz, x, None if d_merge is None else d_merge.sum(0), d_offset.sum(0))
         _POOL.give(work, *work.key)
         return None, None, None, None, None, *result.tensors(d_output_t, dy.view(blocks, rows, net.out).sum(1))
 
@@ -139,7 +139,7 @@ def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
     local, common = _tensors(field, slots, shared)
     first, hidden = (omega / (2 * math.pi) for omega in (field.config.first_omega_0, field.config.omega_0))
     turns = [first] + [hidden] * field.config.hidden_layers
-    levels = WideLevels if field.config.local_features >= WIDE[dtype] else FusedLevels
+    levels = WideLevels if field.config.local_features >= WIDE[dtype] and not _adds(field) else FusedLevels
     with torch.autocast("cpu", enabled=False):
         return levels.apply(coords, dtype, turns, hidden, torch.is_grad_enabled(), *local, *common)
 
@@ -150,6 +150,8 @@ def obstacle(field, device: torch.device) -> str | None:
     if device.type == "cpu" and None not in _libraries(torch.float32):
         wide = getattr(config, "global_features", LANES)
         return f"blocks.c takes global widths of at least {LANES}, not {wide}" if wide < LANES else None
+    if _adds(field):
+        return f"--merge add has no fused kernel on {device.type}"
     return choice.triton_obstacle(device) or kernel.obstacle(
         config.local_features, getattr(config, "global_features", 0), config.hidden_layers + 1)
 
@@ -170,11 +172,16 @@ def fast_path(device: torch.device) -> str | None:
     return "fused (Triton)" if choice.proved(("local-global", device), check) else None
 
 
+def _adds(field) -> bool:
+    """Say whether a field adds its global features to the local ones; such merges are known to blocks.c alone."""
+    return getattr(field.config, "merge", None) == "add"
+
+
 def _on_chip(field, coords: Tensor, slots: Tensor, shared: Iterable[SineLayer]) -> Tensor | None:
     """Return the values by the Triton kernel where it is chosen and serves, else none."""
     config = field.config
     levels = config.hidden_layers + 1
-    if kernel.obstacle(config.local_features, getattr(config, "global_features", 0), levels):
+    if _adds(field) or kernel.obstacle(config.local_features, getattr(config, "global_features", 0), levels):
         return None
     omegas = kernel.Omegas(config.first_omega_0, config.omega_0, levels)
     layers = list(shared)

@@ -32,6 +32,7 @@ class Prepared:
         self.g = shared[0][0].shape[0] if shared else 0
         self.merge = self.merge_t = self.offset = [None] * levels
         self.shared_merge = len(merges) == 1
+        self.additive = bool(shared) and merges[0][0].shape[1] == self.g
         if not shared:
             return
         self.first_t = (shared[0][0] * turns[0]).T.contiguous()
@@ -40,12 +41,16 @@ class Prepared:
         for i in range(levels):
             weight, offset = merges[0 if self.shared_merge else i]
             weight = F.pad(weight * self.merge_turns, (0, 0, 0, pad))
-            mine = F.pad(weight[:, :self.width], (0, pad))
-            self.merge_t.append(mine.contiguous())          # (out, in): what multiplies derivatives
-            self.merge.append(mine.T.contiguous())
+            if self.additive:                               # the local features are no operand of it
+                self.merge_t.append(None)
+                self.merge.append(None)
+            else:
+                mine = F.pad(weight[:, :self.width], (0, pad))
+                self.merge_t.append(mine.contiguous())      # (out, in): what multiplies derivatives
+                self.merge.append(mine.T.contiguous())
             self.offset.append(F.pad(offset * self.merge_turns, (0, pad)))
             rows = [shared[i + 1][0] * turns[i + 1]] if i + 1 < levels else []
-            wide = torch.cat([*rows, weight[:, self.width:]]).to(self.dtype)
+            wide = torch.cat([*rows, weight[:, -self.g:]]).to(self.dtype)
             self.wide.append(wide)
             self.wide_t.append(wide.T.contiguous())
 
@@ -65,14 +70,15 @@ class Gradients:
         d_weight = d_weight[:, :width if i else None, :width] * turns
         self.locals[i] = d_weight, d_bias[:, :width] * turns
 
-    def wide(self, i: int, product: Tensor, d_merge: Tensor, d_offset: Tensor) -> None:
-        """Take those of [next global layer | merge], (g + h, g), and of the merge operator's local part."""
+    def wide(self, i: int, product: Tensor, d_merge: Tensor | None, d_offset: Tensor) -> None:
+        """Take those of [next global layer | merge], (g + h, g), and of the merge operator's local part, or none."""
         net = self.net
         if i + 1 < len(net.turns):
             self.shared[i + 1][0] = product[:net.g].float() * net.turns[i + 1]
             product = product[net.g:]
-        parts = d_merge.T[:net.width, :net.width], product[:net.width].float()
-        self.merges[i] = torch.cat(parts, 1) * net.merge_turns, d_offset[:net.width] * net.merge_turns
+        parts = [] if d_merge is None else [d_merge.T[:net.width, :net.width]]
+        weight = torch.cat([*parts, product[:net.width].float()], 1)
+        self.merges[i] = weight * net.merge_turns, d_offset[:net.width] * net.merge_turns
 
     def shared_bias(self, i: int, sums: Tensor) -> None:
         """Take the sums of a global layer's derivatives; those of the first one come with its weights'."""
@@ -92,11 +98,12 @@ class Gradients:
         return [tensor for pair in pairs for tensor in pair]
 
 
-def global_backward(result: Gradients, i: int, work, dz: Tensor, x: Tensor, d_merge: Tensor, d_offset: Tensor) -> None:
+def global_backward(result: Gradients, i: int, work, dz: Tensor, x: Tensor, d_merge: Tensor | None,
+                    d_offset: Tensor) -> None:
     """Undo level i of the global network: its derivatives go to `result`, those by what its sines see into dz.
 
     dz: derivatives by the pre-activations of [global layer i + 1 | merge i] · x: coords (blocks, rows, in) · d_merge,
-    d_offset: those of the merge operator's local part, (h, h) and (h,).
+    d_offset: those of the merge operator's local part, (h, h) or none, and (h,).
     """
     net, (blocks, rows, d) = result.net, x.shape
     first = 0 if i else d

@@ -92,8 +92,10 @@ class LgSiren(Partitioned):
 
     @property
     def _plain_sines(self) -> bool:
-        """Whether this is the network that fused paths know: sines, merged over both kinds of features."""
-        return self.config.merge != "add" and type(self)._known()
+        """Whether this is a network that fused paths know: of sines, or of what `as_sines` makes sines of."""
+        if self.config.merge == "add":          # sums of sines of other amplitudes are none
+            return type(self).sines is LgSiren.sines
+        return type(self)._known()
 
     @classmethod
     def _known(cls) -> bool:
@@ -102,8 +104,6 @@ class LgSiren(Partitioned):
 
     def kernel_obstacle(self, device: torch.device) -> str | None:
         """Say why no fused path serves; none if one does."""
-        if self.config.merge == "add":
-            return "--merge add has no fused kernel"
         return fused.obstacle(self, device) if self._plain_sines else super(Partitioned, self).kernel_obstacle(device)
 
     @classmethod

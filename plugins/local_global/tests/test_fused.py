@@ -15,7 +15,7 @@ from inr_scenes.spec import Axis, Spec
 from inr_scenes.testing import small_signal
 
 needs_compiler = pytest.mark.skipif(native.library(fused.BLOCKS, torch.float32) is None, reason="no C compiler")
-NETS = [(LgSiren, {"merge": "shared"}), (LgSiren, {"merge": "levels"}), (SirenPerPartition, {})]
+NETS = [*((LgSiren, {"merge": merge}) for merge in ("shared", "levels", "add")), (SirenPerPartition, {})]
 
 
 def make(cls, shape=(64, 48), out=3, **config):
