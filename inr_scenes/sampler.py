@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .fit import FitConfig
 
 
-CELL = 8                            # measurements next to each other that share a record of their error
+CELL = 8                            # measurements next to each other that share a record of their error; more where
+CELLS = 1 << 22                     # there would be more records than this
 MORE = 4                            # candidates for each measurement that is drawn by its error
 POWER = 0.75                        # of the squared error, which the odds of being drawn go by
 
@@ -37,7 +38,8 @@ class Sampler:
         self.candidates = min(n, plain * MORE) if self.by_error else plain
         self.per_epoch = max(1, n // max(1, self.candidates))
         self.permuted = config.sampling != "uniform" and n <= 1 << 27
-        self.errors = torch.ones(-(-n // CELL), device=device) if self.by_error else None   # mean squares of cells
+        self.cell = max(CELL, -(-n // CELLS))
+        self.errors = torch.ones(-(-n // self.cell), device=device) if self.by_error else None      # mean squares
         self.drawn: list[Tensor] = []           # in this step, where errors are asked for
         self.epoch, self.order = -1, None
         self.generator = torch.Generator(device)
@@ -71,7 +73,7 @@ class Sampler:
     def worst(self, index: Tensor, count: int) -> Tensor:
         """Return `count` of candidates (..., n), drawn by their errors without replacement: Gumbel's trick."""
         noise = torch.rand(index.shape, generator=self.generator, device=self.device).clamp(1e-9, 1 - 1e-7)
-        odds = POWER * self.errors[index // CELL].clamp_min(1e-9).log()
+        odds = POWER * self.errors[index // self.cell].clamp_min(1e-9).log()
         return index.gather(-1, (odds - (-noise.log()).log()).topk(count, sorted=False).indices)
 
     def taken(self, index: Tensor) -> Tensor:
@@ -83,7 +85,7 @@ class Sampler:
     def note(self, errors: Tensor) -> None:
         """Take the squared errors of what the step saw, in the order it was taken."""
         # the mean with what was known of a cell
-        self.errors.scatter_reduce_(0, torch.cat(self.drawn) // CELL, errors, "mean")
+        self.errors.scatter_reduce_(0, torch.cat(self.drawn) // self.cell, errors, "mean")
 
     def _everything(self) -> Tensor:
         if self.order is None:

@@ -86,7 +86,7 @@ def same(recorded, plain):
 
 
 @pytest.mark.parametrize("kind", ["image", "shape", "lightfield"])
-@pytest.mark.parametrize("changes", [{"optimizer": "adam"}, {"optimizer": "muon", "batch": 0},
+@pytest.mark.parametrize("changes", [{"optimizer": "adam", "sampling": "error"}, {"optimizer": "muon", "batch": 0},
                                      {"optimizer": "muon", "weight_decay": 0.1, "precision": "bf16"},
                                      {"optimizer": "adamw", "sampling": "uniform", "clip": 0.1, "focus": 0.5}])
 def test_a_recorded_fit_is_the_plain_one(kind, changes, tapes, monkeypatch):
