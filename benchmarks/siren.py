@@ -40,6 +40,7 @@ PLAIN = {"batch": 16_384, "lr": 1e-3}
 FLOP = 6 * (2 * 256 + 3 * 256**2 + 3 * 256)                             # of a training row: forward and backward
 
 Moment = tuple[int, float, Callable[[], float]]                         # rows and seconds so far, the PSNR when asked
+WAYS = ("plain, float32", "plain, autocast")
 
 
 def photo(name: str, side: int = 512) -> ImageSignal:
@@ -191,6 +192,7 @@ def main() -> None:
     parser.add_argument("--record-only", action="store_true", help="and end")
     parser.add_argument("--plot", action="store_true", help="also draw PSNR against seconds into results/")
     parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a way is given up")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="ours beside these of the loops run here")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device = resolve_device(options.device)
@@ -211,7 +213,7 @@ def main() -> None:
             loops = {"ours": (ours(Siren, lambda s, f: s.probe(f)["psnr"]), None), "plain, float32": (plain, None),
                      "plain, autocast": (plain, half)}
             ways = {way: time_to(goal, loop, signal, device, dtype, options.limit, first)
-                    for way, (loop, dtype) in loops.items()}
+                    for way, (loop, dtype) in loops.items() if way == "ours" or way in options.ways}
             at = next((step for step, psnr in curve if psnr >= goal), None)
             n = len(signal)
             published = [(step * a_step, psnr) for step, psnr in curve if not at or step <= at]
