@@ -77,7 +77,8 @@ class Field(nn.Module):
     def draw(self, signal: Signal, sampler: "Sampler", step: int) -> Iterator[tuple[Any, Tensor, float]]:
         """Yield a step's batch in parts (query, values, share of the loss), each of at most `sampler.micro` rows.
 
-        A field may draw otherwise than the sampler, as long as the shares sum to 1 and weigh every sample alike.
+        A field may draw otherwise than the sampler, as long as the shares sum to 1 and weigh every sample alike;
+        where it tells sampler.taken which measurements it draws, --sampling error can choose among them.
         """
         index = sampler.draw(step)
         for part in index.split(sampler.micro):

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from .device import precision_type, rows_at_once
+from .errors import InrError
 from .signal import Signal
 
 if TYPE_CHECKING:
     from .fit import FitConfig
-
 
 CELL = 8                            # measurements next to each other that share a record of their error; more where
 CELLS = 1 << 22                     # there would be more records than this
@@ -83,7 +83,13 @@ class Sampler:
         return index
 
     def note(self, errors: Tensor) -> None:
-        """Take the squared errors of what the step saw, in the order it was taken."""
+        """Take the squared errors of what the step saw, in the order it was taken.
+
+        Raises InrError where a field drew it without saying what.
+        """
+        if not self.drawn:
+            raise InrError("--sampling error is not possible: the field draws its samples in its own way. Take "
+                           "--sampling permuted.")
         # the mean with what was known of a cell
         self.errors.scatter_reduce_(0, torch.cat(self.drawn) // self.cell, errors, "mean")
 

@@ -229,6 +229,16 @@ def test_sampling_by_error_needs_plain_values():
         fit(field, problem, FitConfig(steps=2, batch=64, sampling="error", device="cpu"))
 
 
+def test_a_field_that_draws_in_its_own_way_cannot_be_sampled_by_error(signal):
+    class Own(Siren):
+        def draw(self, signal, sampler, step):
+            yield *signal.sample(torch.arange(50)), 1.0
+
+    field = build(Own, signal.spec, SMALL, seed=0)
+    with pytest.raises(InrError, match="in its own way"):
+        fit(field, signal, FitConfig(steps=2, batch=50, sampling="error", device="cpu"))
+
+
 def test_focus_takes_its_share(signal):
     signal.focus = torch.tensor([5, 6])
     sampler = Sampler(signal, FitConfig(batch=100, focus=0.5), torch.device("cpu"))
