@@ -72,8 +72,8 @@ FAST_KINDS = {
 }
 FAST_FIT = {"optimizer": "muon", "lr": 9e-3, "batch": 4096, "precision": "auto", "steps": 2600}
 FAST_STEPS = {
-    # by error: photographs 0.4 to 1.6 dB further after as many steps, views 0.5; of sounds one gains, one loses
+    # by error: photographs 0.4 to 1.6 dB further after as many steps; of sounds one gains, one loses
     "image": {"sampling": "error"},
     "shape": {"batch": 8192, "focus": 0.75, "steps": 600},
-    "lightfield": {"batch": 8192, "focus": 0.5, "steps": 4000, "sampling": "error"},
+    "lightfield": {"batch": 8192, "focus": 0.5, "steps": 4000},
 }
