@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from image_study import machine, photos
 from inr_fourier_mlp.field import FourierMLP
 from inr_local_global.siren import LgSiren
-from inr_locality_aware.fields import LocalityAware
+from inr_locality_aware.fields import PUBLISHED_ENCODER, LocalityAware
 from plain import PlainLocalGlobal
 from siren import Published, photo
 
@@ -211,14 +211,18 @@ def local_global(bench: "Bench") -> Iterator[Row]:
 def views(bench: "Bench") -> Iterator[Row]:
     """Views of 128×128 rays decoded from a locality-aware field's tokens, already encoded, in half precision."""
     spec = Spec("lightfield", (), 6, 3, meta={"view_shape": [128, 128]})
-    model = build_model(LocalityAware, spec, {"bandwidths": (8.0, 4.0), "query_bandwidth": 2.0}).to(bench.device).eval()
-    tokens = {"tokens": torch.randn(1, model.config.tokens, model.config.token_features, device=bench.device)}
+    bands = {"bandwidths": (8.0, 4.0), "query_bandwidth": 2.0}
     rays = torch.rand(1, 128 * 128, 6, device=bench.device) * 2 - 1
-    yield "path", "views a second"
-    for kernel in ("torch", "fused"):
-        with torch.inference_mode(), choose(kernel), torch.autocast(bench.device.type, HALF):
-            context = model.decoder.prepare(tokens)
-            yield kernel, f"{1 / timed(lambda context=context: model.decoder(rays, context), 200):,.0f}"
+    yield "path", "widths and tokens", "views a second"
+    for size, changes in (("128, 64", {}), ("256, 256, as published", {**PUBLISHED_ENCODER, "tokens": 256,
+                                                                       "token_features": 256})):
+        model = build_model(LocalityAware, spec, {**bands, **changes}).to(bench.device).eval()
+        tokens = {"tokens": torch.randn(1, model.config.tokens, model.config.token_features, device=bench.device)}
+        for kernel in ("torch", "fused"):
+            with torch.inference_mode(), choose(kernel), torch.autocast(bench.device.type, HALF):
+                context = model.decoder.prepare(tokens)
+                seconds = timed(lambda model=model, context=context: model.decoder(rays, context), 200)
+            yield kernel, size, f"{1 / seconds:,.0f}"
 
 
 PARTS = {"ceilings": ceilings, "training": training, "steps": loops, "quality": quality, "local-global": local_global,

@@ -156,7 +156,7 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
         tick = time.perf_counter()
         progress = _progress(config, step, elapsed)
         lr = config.lr * rate(config.schedule, progress, step, config.warmup, config.final_lr)
-        optimizers.rate(lr)
+        optimizers.set_rate(lr)
         loss, errors = take(field.draw(signal, sampler, step))
         if errors is not None:
             sampler.note(errors)

@@ -55,7 +55,7 @@ class Optimizers:
                 group["capturable"] = True
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
 
-    def rate(self, lr: float) -> None:
+    def set_rate(self, lr: float) -> None:
         """Set the learning rate of the steps to come."""
         if self.schedule_free:                  # has a schedule of its own
             return

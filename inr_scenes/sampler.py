@@ -35,7 +35,7 @@ class Sampler:
         self.half = precision_type(config.precision, device) is not None        # rows take half the memory
         plain = self.batch - self.focus
         self.by_error = config.sampling == "error" and plain < n
-        self.candidates = min(n, plain * MORE) if self.by_error else plain
+        self.candidates = self.pool(plain, n)
         self.per_epoch = max(1, n // max(1, self.candidates))
         self.permuted = config.sampling != "uniform" and n <= 1 << 27
         self.cell = max(CELL, -(-n // CELLS))
@@ -69,6 +69,10 @@ class Sampler:
         if self.focus:
             index = torch.cat([index, self.signal.focus[self._random(len(self.signal.focus), self.focus)]])
         return self.taken(index)
+
+    def pool(self, count: int, of: int) -> int:
+        """Return how many candidates there are for `count` measurements out of `of`."""
+        return min(of, count * MORE) if self.by_error else count
 
     def worst(self, index: Tensor, count: int) -> Tensor:
         """Return `count` of candidates (..., n), drawn by their errors without replacement: Gumbel's trick."""

@@ -124,7 +124,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
                         value = objective(part) / len(parts)
                     (fabric.backward if fabric else torch.Tensor.backward)(scaler.scale(value))
                 loss += value.detach()
-            optimizers.rate(lr)
+            optimizers.set_rate(lr)
             settle(optimizers, parameters, scaler, config.clip)
             average.update(step)
             step += 1

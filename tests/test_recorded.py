@@ -104,7 +104,7 @@ def test_fields_of_plugins_are_recorded(name, tapes, monkeypatch):
     monkeypatch.setattr(fused.choice, "serves", lambda *a, **k: False)
     signal, cls = small_signal("image"), find_field(name)
     changes = {"optimizer": "muon", "batch": 200}
-    config = {"partitions": (3, 2), "local_features": 8} if "partition" in name or name == "lg-siren" else {}
+    config = {} if name == "fourier-mlp" else {"partitions": (3, 2), "local_features": 8}
     recorded = fitted(build(cls, signal.spec, config, seed=0), signal, **changes)
     assert tapes[0].replays == 21
     plainly(monkeypatch)
@@ -134,9 +134,6 @@ def test_what_cannot_be_recorded_is_set_aside_and_fits_all_the_same(tapes, monke
 
         def forward(self, coords):
             return super().forward(coords) * (1.0 if coords.sum().item() < 1e9 else 0.0)
-
-        def penalty(self):
-            return 0.0
 
     signal = small_signal("image")
     with pytest.warns(SetAside, match="Steps are not recorded"):

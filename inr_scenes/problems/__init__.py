@@ -67,7 +67,7 @@ class Problem(Signal):
 
     def adapt(self, recipe: Recipe, field: type[Field], preset: str) -> Recipe:
         """Return the field's recipe changed to what suits this problem."""
-        return recipe
+        return changed(recipe, field)
 
     @property
     def kind(self) -> str:

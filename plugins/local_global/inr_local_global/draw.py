@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inr_scenes.sampler import MORE
 from inr_scenes.signal import GridSignal
 from inr_scenes.spec import Box
 
@@ -75,7 +74,7 @@ class _Group:
               generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (slots (blocks,), sample indices (blocks, rows)) of at most `limit` rows together."""
         uniform = not sampler.permuted and rows < self.samples
-        count = min(self.samples, rows * MORE) if sampler.by_error else rows
+        count = sampler.pool(rows, self.samples)
         order, shift = (self.offsets, None) if uniform else self._order(count, sampler, step)
         many = max(1, limit // rows)
         for low in range(0, len(self.slots), many):

@@ -66,7 +66,8 @@ def decode(x, turns, query, query_bias, project, project_bias, key, value, gathe
     c, w, n, o, r = tl.arange(0, C), tl.arange(0, W), tl.arange(0, WIDTH), tl.arange(0, OUT), tl.arange(0, ROWS)
     place += tl.program_id(0).to(tl.int64) * (ROWS * FEATURES + 3 * AREA)
     gamma = place + r[:, None] * FEATURES
-    first_area = place + ROWS * FEATURES + r[:, None] * HIDDEN
+    a = place + ROWS * FEATURES + r[:, None] * HIDDEN       # inputs, queries and modulations, what bands pass on
+    b, h = a + AREA, a + 2 * AREA
     each = tl.cdiv(rows, ROWS)
     for tile in range(tl.program_id(0), tiles, tl.num_programs(0)):
         signal = (tile // each).to(tl.int64)
@@ -74,7 +75,6 @@ def decode(x, turns, query, query_bias, project, project_bias, key, value, gathe
         there = row < rows
         coords = x + signal * stride
         keys, values = key + signal * HEADS * tokens * WIDTH, value + signal * HEADS * tokens * WIDTH
-        a, b, h = first_area, first_area + AREA, first_area + 2 * AREA
 
         frequencies(gamma, coords, row, there, turns, IN, WAVES, FEATURES, F)
         for j in range(HIDDEN // C):                        # the query's features
