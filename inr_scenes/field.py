@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .device import precision_type, quick_half, rounded_to, rows_at_once
 from .errors import InrError
+from .kernels.products import quick
 from .signal import Signal
 from .spec import Spec
 
@@ -137,7 +138,8 @@ class Field(nn.Module):
 
     def stored(self, coords: Tensor) -> Tensor:
         """Return values in the signal's stored units at coords (..., in)."""
-        return self.spec.values.to_stored(self(coords).float())
+        with quick(coords.device):
+            return self.spec.values.to_stored(self(coords).float())
 
     @torch.no_grad()
     def stored_at(self, coords: Tensor, parts: int = 1) -> Tensor:

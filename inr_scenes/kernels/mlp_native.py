@@ -1,4 +1,4 @@
-"""A whole sine network on the CPU, forward and backward by hand: products by BLAS, all else by sines.c.
+"""A whole sine network on the CPU, forward and backward by hand: products by a library, all else by sines.c.
 
 In bfloat16 (under autocast) sines, their derivatives and products are rounded; coordinates, the first layer, the output
 and sums stay in float32. A layer's product, its sines and what backward needs of them are each written once, into
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .native import LANES, SINES, TYPES, Pool, call, library
 from .network import Net, differentiable
+from .products import over_rows, product
 
 EACH = 64                           # rows that one thread sums by itself
 
@@ -49,8 +50,8 @@ class _Sines(torch.autograd.Function):
         work = _POOL.take(rows, packed.width, packed.layers if keeps else 0, keeps, dtype)
         call(native.first_sines, rows, d, packed.width, x, packed.first, packed.bias[0], *work.layer(0))
         for i, weight in enumerate(packed.hidden, 1):
-            torch.mm(work.layer(i - 1)[0], weight.T, out=work.product)
-            call(native.next_sines, rows, packed.width, work.product, packed.width, packed.bias[i], *work.layer(i))
+            z = product(work.layer(i - 1)[0], weight.T, out=work.product)
+            call(native.next_sines, rows, packed.width, z, packed.width, packed.bias[i], *work.layer(i))
         y = torch.empty(rows, packed.out)
         call(native.output, rows, packed.width, packed.out, work.layer(packed.layers)[0], packed.output,
              packed.output_bias, y)
@@ -126,9 +127,9 @@ def _gradients(packed: _Packed, work: _Workspace, x: Tensor, dy: Tensor, needs: 
         sums = sums.sum(0) * packed.turns[i]
         found.append(sums[0])
         if i and weights:
-            found.append((slope.T @ work.layer(i - 1)[0]).float() * packed.turns[i])
+            found.append(over_rows(slope, work.layer(i - 1)[0]).float() * packed.turns[i])
         if i:
-            torch.mm(slope, packed.hidden[i - 1], out=grad)
+            grad = product(slope, packed.hidden[i - 1], out=grad)
     found.append(sums[1:].T)
     dx = slope.float() @ packed.first.T if needs[0] else None
     return [dx, *(reversed(found) if weights else [None] * (len(needs) - 1))]

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inr_scenes.kernels.native import LANES, SINES, call, library
+from inr_scenes.kernels.products import over_rows, product
 
 from .kernel import split
 
@@ -108,9 +109,9 @@ def global_backward(result: Gradients, i: int, work, dz: Tensor, x: Tensor, d_me
     net, (blocks, rows, d) = result.net, x.shape
     first = 0 if i else d
     slopes = dz if i + 1 < len(net.turns) else dz[:, net.g:]                # the last level has no next global layer
-    result.wide(i, slopes.T @ work.shared[i][0], d_merge, d_offset)
-    torch.mm(slopes, net.wide[i], out=work.grad_shared)
+    result.wide(i, over_rows(slopes, work.shared[i][0]), d_merge, d_offset)
+    grad = product(slopes, net.wide[i], out=work.grad_shared)
     sums = torch.empty(blocks, 1 + first, net.g)
-    call(library(SINES, net.dtype).sines_backward, blocks * rows, rows, net.g, first, work.grad_shared,
+    call(library(SINES, net.dtype).sines_backward, blocks * rows, rows, net.g, first, grad,
          work.shared[i][1], dz, net.g + net.h, x, sums)
     result.shared_bias(i, sums.sum(0))

@@ -1,4 +1,4 @@
-"""The training step of a Local-Global SIREN of few, wide blocks on the CPU: all products by BLAS, all sines by sines.c.
+"""The training step of a Local-Global SIREN of few, wide blocks on the CPU: products by libraries, sines by sines.c.
 
 In bfloat16 (under autocast) sines, their derivatives and products are rounded, those of local layers too; coordinates,
 first layers, the output and sums stay in float32.
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from inr_scenes.kernels.native import SINES, Pool, call, library
+from inr_scenes.kernels.products import over_rows, product
 
 from .levels import TWICE, Gradients, Prepared, global_backward
 
@@ -41,7 +42,7 @@ class WideLevels(torch.autograd.Function):
                     call(sines.first_sines, rows, d, h, x[b], net.weight[0][b], net.bias[0][b], u[b], du[b])
             if g:
                 z = work.wide[:total * h].view(total, h) if last else work.wide.view(total, g + h)
-                torch.mm(work.shared[i][0], net.wide_t[i], out=z)           # [next global layer | merge]
+                z = product(work.shared[i][0], net.wide_t[i], out=z)        # [next global layer | merge]
                 mine = z[:, -h:]
                 mine.addmm_(u.view(total, h), net.merge[i].to(dtype))
                 call(sines.next_sines, total, h, mine, z.shape[1], net.offset[i], merged, d_merged)
@@ -76,8 +77,8 @@ class WideLevels(torch.autograd.Function):
             if g:
                 mine, sums = dz[:, g:], torch.empty(-(-total // EACH), h)
                 call(sines.sines_backward, total, EACH, h, 0, grad, d_merged, mine, g + h, x, sums)
-                d_merge, d_offset = u.view(total, h).T @ mine, sums.sum(0)
-                torch.mm(mine, net.merge_t[i].to(net.dtype), out=grad.view(total, h))
+                d_merge, d_offset = over_rows(u.view(total, h), mine), sums.sum(0)
+                grad = product(mine, net.merge_t[i].to(net.dtype), out=grad.view(total, h)).view(blocks, rows, h)
             first = 0 if i else d
             sums = torch.empty(blocks, 1 + first, h)
             call(sines.sines_backward, total, rows, h, first, grad, du, du, h, x, sums)     # du becomes the derivatives
