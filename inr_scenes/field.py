@@ -90,8 +90,8 @@ class Field(nn.Module):
         """Return factors on the learning rate of parameters that need another than the rest."""
         return {}
 
-    def rows_at_once(self, device: torch.device) -> int:
-        """Return how many points the network best sees at once on a device."""
+    def rows_at_once(self, device: torch.device, derivatives: bool = False) -> int:
+        """Return how many points the network best sees at once on a device; derivatives: where those are wanted."""
         return rows_at_once(device)
 
     def penalty(self) -> Tensor | float:

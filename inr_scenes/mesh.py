@@ -238,7 +238,7 @@ def _normals(field: Field, vertices: np.ndarray) -> np.ndarray:
     frame = torch.eye(3, dtype=torch.float64) if field.spec.frame is None else field.spec.frame.tensor[:3, :3]
     sign = 1.0 if field.spec.meta.get("quantity") == "sdf" else -1.0
     normals = []
-    for part in torch.from_numpy(vertices).split(field.rows_at_once(device)):
+    for part in torch.from_numpy(vertices).split(field.rows_at_once(device, derivatives=True)):
         with torch.no_grad():
             slope = gradient(field.stored, field.spec.to_coords(part).to(device), half=quick_half(device))
         normals.append(sign * slope.cpu().double().flip(-1) @ torch.linalg.inv(frame))

@@ -14,6 +14,8 @@ from .rays import rays_for
 from .signal import Signal
 from .spec import Spec
 
+TOGETHER = 8                        # parts that the weights are prepared for at once, on the CPU
+
 
 class SineLayer(nn.Module):
     """sin(omega_0 · (W x + b)): the bias is inside omega.
@@ -77,6 +79,11 @@ class SineNetwork(Field):
     @property
     def _net(self) -> Net:
         return Net(self.config.first_omega_0, self.config.omega_0)
+
+    def rows_at_once(self, device: torch.device, derivatives: bool = False) -> int:
+        """Return how many points the network best sees at once; the C kernel takes its own parts of them."""
+        together = device.type == "cpu" and not derivatives and self.kernel_obstacle(device) is None
+        return super().rows_at_once(device, derivatives) * (TOGETHER if together else 1)
 
     def kernel_obstacle(self, device: torch.device) -> str | None:
         """Say why the fused sine network does not serve; none if it does."""

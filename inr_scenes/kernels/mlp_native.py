@@ -12,9 +12,10 @@ from torch import Tensor
 
 from .native import LANES, SINES, TYPES, Pool, call, library
 from .network import Net, differentiable
-from .products import over_rows, product
+from .products import laid_out, over_rows, product
 
 EACH = 64                           # rows that one thread sums by itself
+PART = 4096                         # rows that go through all layers together where nothing is kept
 
 
 def obstacle(net: Net, width: int, dtype: torch.dtype) -> str | None:
@@ -44,22 +45,19 @@ class _Sines(torch.autograd.Function):
     @staticmethod
     def forward(ctx, net: Net, dtype: torch.dtype, recording: bool, x: Tensor, *tensors: Tensor) -> Tensor:
         """Run all layers; sines and their derivatives stay in the workspace if there is to be a backward."""
-        x, packed, native = x.contiguous(), _Packed(net, dtype, tensors), library(SINES, dtype)
-        rows, d = x.shape
-        keeps = recording and any(ctx.needs_input_grad)
-        work = _POOL.take(rows, packed.width, packed.layers if keeps else 0, keeps, dtype)
-        call(native.first_sines, rows, d, packed.width, x, packed.first, packed.bias[0], *work.layer(0))
-        for i, weight in enumerate(packed.hidden, 1):
-            z = product(work.layer(i - 1)[0], weight.T, out=work.product)
-            call(native.next_sines, rows, packed.width, z, packed.width, packed.bias[i], *work.layer(i))
-        y = torch.empty(rows, packed.out)
-        call(native.output, rows, packed.width, packed.out, work.layer(packed.layers)[0], packed.output,
-             packed.output_bias, y)
-        if keeps:
-            ctx.save_for_backward(x, *tensors, work.product, work.sines)
-            ctx.net, ctx.packed, ctx.taken = net, packed, False
-        else:
-            _POOL.give(work, *work.key)
+        x, packed = x.contiguous(), _Packed(net, dtype, tensors)
+        y = torch.empty(len(x), packed.out)
+        if not (recording and any(ctx.needs_input_grad)):
+            packed.hidden = [laid_out(weight, PART) for weight in packed.hidden]
+            for part, values in zip(x.split(PART), y.split(PART)):
+                work = _POOL.take(len(part), packed.width, 0, False, dtype)
+                _run(packed, work, part, values)
+                _POOL.give(work, *work.key)
+            return y
+        work = _POOL.take(len(x), packed.width, packed.layers, True, dtype)
+        _run(packed, work, x, y)
+        ctx.save_for_backward(x, *tensors, work.product, work.sines)
+        ctx.net, ctx.packed, ctx.taken = net, packed, False
         return y
 
     @staticmethod
@@ -111,6 +109,16 @@ class _Workspace:
 _POOL = Pool(_Workspace.made)
 
 
+def _run(packed: _Packed, work: _Workspace, x: Tensor, y: Tensor) -> None:
+    """Write the values of x (rows, in) to y (rows, out), and to the workspace what backward is to have."""
+    native, rows, width = library(SINES, packed.dtype), len(x), packed.width
+    call(native.first_sines, rows, x.shape[1], width, x, packed.first, packed.bias[0], *work.layer(0))
+    for i, weight in enumerate(packed.hidden, 1):
+        z = product(work.layer(i - 1)[0], weight, out=work.product)
+        call(native.next_sines, rows, width, z, width, packed.bias[i], *work.layer(i))
+    call(native.output, rows, width, packed.out, work.layer(packed.layers)[0], packed.output, packed.output_bias, y)
+
+
 def _gradients(packed: _Packed, work: _Workspace, x: Tensor, dy: Tensor, needs: Sequence[bool]) -> list[Tensor | None]:
     """Return the gradients of x, if wanted, and of all tensors, unless none is wanted."""
     native, (rows, d), width, blocks = library(SINES, packed.dtype), x.shape, packed.width, -(-len(x) // EACH)
@@ -129,7 +137,7 @@ def _gradients(packed: _Packed, work: _Workspace, x: Tensor, dy: Tensor, needs: 
         if i and weights:
             found.append(over_rows(slope, work.layer(i - 1)[0]).float() * packed.turns[i])
         if i:
-            grad = product(slope, packed.hidden[i - 1], out=grad)
+            grad = product(slope, packed.hidden[i - 1].T, out=grad)
     found.append(sums[1:].T)
     dx = slope.float() @ packed.first.T if needs[0] else None
     return [dx, *(reversed(found) if weights else [None] * (len(needs) - 1))]

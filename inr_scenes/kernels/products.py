@@ -16,13 +16,23 @@ from torch.overrides import TorchFunctionMode
 
 from .choice import chosen
 
-LEAST = 64                          # rows from which oneDNN's start is made up for
+WORTH = 1 << 22                     # multiplications from which oneDNN makes up for its start
 WIDE = 128                          # widths from which its products that sum over rows are quicker too
 
 
-def product(a: Tensor, b: Tensor, out: Tensor) -> Tensor:
-    """Return a (rows, k) @ b (k, columns), on the CPU and without a graph, in `out` or anew where it has to be."""
-    return _onednn(a, b.T) if a.dtype is torch.float32 and _serves() else torch.mm(a, b, out=out)
+def product(a: Tensor, weight: Tensor, out: Tensor) -> Tensor:
+    """Return a @ weight.T of a (rows, k) and weight (columns, k), which may be laid out, in `out` or anew.
+
+    On the CPU, without a graph.
+    """
+    return _onednn(a, weight) if weight.is_mkldnn or _suits(a, weight) else torch.mm(a, weight.T, out=out)
+
+
+def laid_out(weight: Tensor, rows: int) -> Tensor:
+    """Return a weight for `product` of so many rows alone, laid out once where else each would do so."""
+    if weight.dtype is torch.float32 and _serves():
+        return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
+    return weight
 
 
 def over_rows(a: Tensor, b: Tensor) -> Tensor:
@@ -44,22 +54,31 @@ def quick(device: torch.device) -> AbstractContextManager:
 class _Quick(TorchFunctionMode):
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         """Take what torch calls instead of a function of its own."""
-        if function is linear and not keywords and _suits(*arguments):
+        if function is linear and not keywords and _suits(*arguments[:2]) and not _watched():
             return _onednn(*arguments)
         return function(*arguments, **(keywords or {}))
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x (..., k) @ weight.T (k, columns) + bias."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return torch.ops.mkldnn._linear_pointwise(x.contiguous(), _dense(weight), bias, "none", [], "")
 
 
-def _suits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
-    """Say whether a linear layer is one that oneDNN is to compute."""
-    return (x.device.type == "cpu" and x.dtype is weight.dtype is torch.float32 and x.numel() >= LEAST * x.shape[-1] > 0
-            and not torch.is_autocast_enabled("cpu") and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
-            and forward_ad._current_level < 0)
+def _dense(weight: Tensor) -> Tensor:
+    """Return a weight whose numbers lie side by side: cut from a larger one it would take a thousand times as long."""
+    return weight if weight.is_mkldnn or weight.is_contiguous() or weight.T.is_contiguous() else weight.contiguous()
+
+
+def _suits(x: Tensor, weight: Tensor) -> bool:
+    """Say whether a product is one that oneDNN is quicker at."""
+    return (x.dtype is weight.dtype is torch.float32 and x.device.type == "cpu" and x.numel() * len(weight) >= WORTH
+            and _serves())
+
+
+def _watched() -> bool:
+    """Say whether torch is to see the operation itself: to derive it, to round it, or to make something else of it."""
+    return (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0
+            or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 @functools.cache
@@ -67,10 +86,11 @@ def _serves() -> bool:
     """Say whether oneDNN is quicker here, and does as it should: its operations are torch's own affair."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    a, b = (torch.rand(LEAST, WIDE, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    a, b = (torch.rand(64, WIDE, generator=torch.Generator().manual_seed(0)) for _ in range(2))
     try:
-        return torch.allclose(_onednn(a, b), a @ b.T, atol=1e-4) and torch.allclose(
-            torch.ops.aten.mkldnn_linear_backward_weights(a.to_mkldnn(), b.to_mkldnn(), a.T @ b, False)[0], a.T @ b,
-            atol=1e-4)
+        laid = torch.ops.mkldnn._reorder_linear_weight(b, len(a))
+        sums = torch.ops.aten.mkldnn_linear_backward_weights(a.to_mkldnn(), b.to_mkldnn(), a.T @ b, False)[0]
+        return all(torch.allclose(found, true, atol=1e-4) for found, true in
+                   ((_onednn(a, b), a @ b.T), (_onednn(a, laid), a @ b.T), (sums, a.T @ b)))
     except (AttributeError, RuntimeError):      # a torch that calls them otherwise
         return False

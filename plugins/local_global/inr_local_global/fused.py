@@ -52,7 +52,7 @@ class FusedLevels(torch.autograd.Function):
             z, last = None, i + 1 == levels
             if g:
                 z = work.wide[:total * h].view(total, h) if last else work.wide.view(total, g + h)
-                z = product(work.shared[i][0], net.wide_t[i], out=z)        # [next global layer | merge]
+                z = product(work.shared[i][0], net.wide_t[i].T, out=z)      # [next global layer | merge]
             call(native.local_forward, blocks, rows, local.shape[-1], h, local, net.weight[i], net.bias[i],
                  net.merge[i], net.offset[i], z[:, -h:] if g else None, z.shape[1] if g else 0,
                  u, du, merged, d_merged)

@@ -110,7 +110,7 @@ def global_backward(result: Gradients, i: int, work, dz: Tensor, x: Tensor, d_me
     first = 0 if i else d
     slopes = dz if i + 1 < len(net.turns) else dz[:, net.g:]                # the last level has no next global layer
     result.wide(i, over_rows(slopes, work.shared[i][0]), d_merge, d_offset)
-    grad = product(slopes, net.wide[i], out=work.grad_shared)
+    grad = product(slopes, net.wide[i].T, out=work.grad_shared)
     sums = torch.empty(blocks, 1 + first, net.g)
     call(library(SINES, net.dtype).sines_backward, blocks * rows, rows, net.g, first, grad,
          work.shared[i][1], dz, net.g + net.h, x, sums)

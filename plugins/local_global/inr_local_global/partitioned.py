@@ -134,9 +134,9 @@ class Partitioned(Field):
             return super().draw(signal, sampler, step)
         return plan.draw(signal, sampler, step, sampler.micro * self._room * (2 if sampler.half else 1))
 
-    def rows_at_once(self, device: torch.device) -> int:
+    def rows_at_once(self, device: torch.device, derivatives: bool = False) -> int:
         """Return how many points the network best sees at once on a device."""
-        return super().rows_at_once(device) * self._room
+        return super().rows_at_once(device, derivatives) * self._room
 
     @property
     def _room(self) -> int:

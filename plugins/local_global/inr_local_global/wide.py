@@ -42,7 +42,7 @@ class WideLevels(torch.autograd.Function):
                     call(sines.first_sines, rows, d, h, x[b], net.weight[0][b], net.bias[0][b], u[b], du[b])
             if g:
                 z = work.wide[:total * h].view(total, h) if last else work.wide.view(total, g + h)
-                z = product(work.shared[i][0], net.wide_t[i], out=z)        # [next global layer | merge]
+                z = product(work.shared[i][0], net.wide_t[i].T, out=z)      # [next global layer | merge]
                 mine = z[:, -h:]
                 mine.addmm_(u.view(total, h), net.merge[i].to(dtype))
                 call(sines.next_sines, total, h, mine, z.shape[1], net.offset[i], merged, d_merged)
@@ -78,7 +78,7 @@ class WideLevels(torch.autograd.Function):
                 mine, sums = dz[:, g:], torch.empty(-(-total // EACH), h)
                 call(sines.sines_backward, total, EACH, h, 0, grad, d_merged, mine, g + h, x, sums)
                 d_merge, d_offset = over_rows(u.view(total, h), mine), sums.sum(0)
-                grad = product(mine, net.merge_t[i].to(net.dtype), out=grad.view(total, h)).view(blocks, rows, h)
+                grad = product(mine, net.merge_t[i].to(net.dtype).T, out=grad.view(total, h)).view(blocks, rows, h)
             first = 0 if i else d
             sums = torch.empty(blocks, 1 + first, h)
             call(sines.sines_backward, total, rows, h, first, grad, du, du, h, x, sums)     # du becomes the derivatives
