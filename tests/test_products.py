@@ -11,7 +11,7 @@ from inr_scenes.kernels.choice import choose
 from inr_scenes.kernels.products import WORTH, laid_out, over_rows, product, quick
 from inr_scenes.testing import small_signal
 
-pytestmark = pytest.mark.skipif(not products._serves(), reason="oneDNN is no quicker here")
+pytestmark = pytest.mark.skipif(not products.available(), reason="oneDNN is no quicker here")
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def test_gradients_and_few_rows_and_other_types_are_left_to_torch(taken):
 
 
 def test_without_onednn_torch_does_it(monkeypatch, taken):
-    monkeypatch.setattr(products, "_serves", lambda: False)
+    monkeypatch.setattr(products, "available", lambda: False)
     a, out = torch.randn(200, 256), torch.empty(200, 256)
     assert product(a, torch.eye(256), out=out) is out and torch.equal(out, a)
     assert torch.equal(over_rows(a, a), a.T @ a)

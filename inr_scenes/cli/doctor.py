@@ -46,6 +46,7 @@ def _kernels() -> str:
     import warnings
 
     from ..device import precision_type, resolve_device
+    from ..kernels import products
     from ..kernels.choice import set_aside, triton_obstacle
     from ..kernels.recorded import recordable
     from ..plugins import host
@@ -58,7 +59,9 @@ def _kernels() -> str:
     why = "; ".join([*filter(None, [triton_obstacle(device)]), *(f"set aside: {reason}" for reason in set_aside())])
     return (f"on {device}: {', '.join(quick) or 'none'}; the other fields plain torch"
             f"{' (half precision: ' + str(precision_type('auto', device)).removeprefix('torch.') + ')'}"
-            f"{'; steps are recorded as CUDA graphs' if recordable(device) else ''}{'. ' + why if why else ''}")
+            f"{'; steps are recorded as CUDA graphs' if recordable(device) else ''}"
+            f"{'; float32 products by oneDNN' if device.type == 'cpu' and products.available() else ''}"
+            f"{'. ' + why if why else ''}")
 
 
 def _open3d() -> str:

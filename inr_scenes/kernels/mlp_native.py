@@ -74,7 +74,7 @@ class _Sines(torch.autograd.Function):
 
 
 class _Packed:
-    """A network's tensors in turns, as the kernels and BLAS read them."""
+    """A network's tensors in turns, as the kernels and the products read them."""
 
     def __init__(self, net: Net, dtype: torch.dtype, tensors: Sequence[Tensor]):
         weights, biases = [w.detach() for w in tensors[::2]], [b.detach() for b in tensors[1::2]]

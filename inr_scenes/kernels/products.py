@@ -30,14 +30,14 @@ def product(a: Tensor, weight: Tensor, out: Tensor) -> Tensor:
 
 def laid_out(weight: Tensor, rows: int) -> Tensor:
     """Return a weight for `product` of so many rows alone, laid out once where else each would do so."""
-    if weight.dtype is torch.float32 and _serves():
+    if weight.dtype is torch.float32 and available():
         return torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), rows)
     return weight
 
 
 def over_rows(a: Tensor, b: Tensor) -> Tensor:
     """Return a.T @ b of a (rows, m) and b (rows, n), on the CPU and without a graph."""
-    if a.dtype is torch.float32 and min(a.shape[1], b.shape[1]) >= WIDE and _serves():
+    if a.dtype is torch.float32 and min(a.shape[1], b.shape[1]) >= WIDE and available():
         like = a.new_empty(a.shape[1], b.shape[1])
         return torch.ops.aten.mkldnn_linear_backward_weights(a.to_mkldnn(), b.to_mkldnn(), like, False)[0]
     return a.T @ b
@@ -48,7 +48,7 @@ def quick(device: torch.device) -> AbstractContextManager:
 
     It changes nothing on other devices than the CPU, nor where `choose("torch")` or `choose("compile")` is in force.
     """
-    return _Quick() if device.type == "cpu" and chosen() in ("auto", "fused") and _serves() else nullcontext()
+    return _Quick() if device.type == "cpu" and chosen() in ("auto", "fused") and available() else nullcontext()
 
 
 class _Quick(TorchFunctionMode):
@@ -72,7 +72,7 @@ def _dense(weight: Tensor) -> Tensor:
 def _suits(x: Tensor, weight: Tensor) -> bool:
     """Say whether a product is one that oneDNN is quicker at."""
     return (x.dtype is weight.dtype is torch.float32 and x.device.type == "cpu" and x.numel() * len(weight) >= WORTH
-            and _serves())
+            and available())
 
 
 def _watched() -> bool:
@@ -82,8 +82,8 @@ def _watched() -> bool:
 
 
 @functools.cache
-def _serves() -> bool:
-    """Say whether oneDNN is quicker here, and does as it should: its operations are torch's own affair."""
+def available() -> bool:
+    """Say whether oneDNN is the quicker one here, and does as it should: what reaches it is torch's own affair."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
     a, b = (torch.rand(64, WIDE, generator=torch.Generator().manual_seed(0)) for _ in range(2))

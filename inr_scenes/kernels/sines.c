@@ -1,4 +1,4 @@
-/* A network of sines but for its matrix products, which are left to BLAS. Rows are points; g features, at least LANES;
+/* A network of sines but for its matrix products, which are left to a library. Rows are points; g features, at least LANES;
  * d coordinates. Sums over rows come in blocks of `each` rows, for the caller to add up.
  */
 #include "wide.h"

@@ -1,6 +1,6 @@
 /* The small things of a Local-Global network: local layers and merge operators, their sines and derivatives.
  *
- * The global network is the host's sines.c; its wide products are left to BLAS. Everything here works on rows of points
+ * The global network is the host's sines.c; its wide products are left to a library. Everything here works on rows of points
  * sorted by block (blocks × rows), with local widths h padded to a multiple of LANES by zeros.
  */
 #include "wide.h"

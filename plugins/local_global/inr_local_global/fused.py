@@ -1,9 +1,9 @@
 """The training step of a Local-Global SIREN on the CPU, forward and backward by hand.
 
-Wide products of the global network go to BLAS, one per level: the next global layer and the merge operator see the
+Wide products of the global network go to a library, one per level: the next global layer and the merge operator see the
 same features, so their matrices stand side by side. Its sines are the host's sines.c, all else is blocks.c. In bfloat16
 (under autocast) the global stream alone is rounded; coordinates, local layers and sums stay in float32. Where blocks
-are wide, wide.py gives their products to BLAS too.
+are wide, wide.py gives it their products too.
 """
 
 import math
@@ -24,7 +24,7 @@ from .levels import TWICE, Gradients, Prepared, global_backward
 from .wide import WideLevels
 
 BLOCKS = Path(__file__).with_name("blocks.c")
-WIDE = {torch.bfloat16: 36, torch.float32: 96}      # local width from which BLAS is quicker than blocks.c
+WIDE = {torch.bfloat16: 36, torch.float32: 96}      # local width from which a library is quicker than blocks.c
 
 
 class FusedLevels(torch.autograd.Function):
