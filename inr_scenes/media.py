@@ -95,13 +95,15 @@ def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
     try:
         with av.open(str(path), "w") as container:
             codec = "libvpx-vp9" if path.suffix.lower() == ".webm" else "libx264"
+            # half the time of x264's own choice, for as many bytes: frames are evaluated beside it
+            speed = {} if codec == "libvpx-vp9" else {"preset": "veryfast"}
             stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001))
             for frame in frames:
                 frame = _even(frame)
                 if not count:
                     stream.height, stream.width = frame.shape[:2]
                     stream.pix_fmt = "yuv420p"
-                    stream.options = {"crf": "16"}
+                    stream.options = {"crf": "16", **speed}
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
                 count += 1
             if not count:
