@@ -24,7 +24,7 @@ from inr_scenes.problems.denoise import Denoising
 from inr_scenes.problems.inpaint import Inpainting
 from inr_scenes.problems.pde import Helmholtz, Wave
 from inr_scenes.problems.poisson import Poisson, differentiate
-from inr_scenes.problems.priors import bending, total_variation
+from inr_scenes.problems.priors import bending, default_weight, total_variation
 from inr_scenes.problems.sdf import SignedDistance, side_of
 from inr_scenes.problems.superres import SuperResolution
 from inr_scenes.signals.image import ImageSignal
@@ -129,6 +129,16 @@ def test_priors_of_fields_whose_derivatives_are_known():
     assert bending(plane, coords).item() == 0
     bowl = lambda x: x.square().sum(-1, keepdim=True)  # noqa: E731
     assert bending(bowl, coords).item() == pytest.approx(math.sqrt(8), rel=1e-5)
+
+
+@pytest.mark.parametrize("prior, of", [("tv", total_variation), ("hessian", bending)])
+def test_a_prior_weighs_what_pixels_show_however_many_there_are(prior, of):
+    pixels, weighed = torch.rand(50, 2) * 40, []
+    for size in (48, 192):
+        step = 2 / size
+        waves = lambda x, step=step: torch.sin(x.sum(-1, keepdim=True) / step / 5)  # noqa: E731
+        weighed.append(default_weight(prior, scene(size, size).spec) * of(waves, pixels * step).item())
+    assert weighed[0] == pytest.approx(weighed[1], rel=1e-3) and weighed[0] > 0
 
 
 def test_projector_agrees_with_scikit_image_and_its_gradient_is_right():
