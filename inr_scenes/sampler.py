@@ -75,10 +75,11 @@ class Sampler:
         return min(of, count * MORE) if self.by_error else count
 
     def worst(self, index: Tensor, count: int) -> Tensor:
-        """Return `count` of candidates (..., n), drawn by their errors without replacement: Gumbel's trick."""
-        noise = torch.rand(index.shape, generator=self.generator, device=self.device).clamp(1e-9, 1 - 1e-7)
-        odds = POWER * self.errors[index // self.cell].clamp_min(1e-9).log()
-        return index.gather(-1, (odds - (-noise.log()).log()).topk(count, sorted=False).indices)
+        """Return `count` of candidates (..., n), drawn by their errors without replacement: the first of a race, whose
+        times are exponential, the larger an error the shorter on average (Efraimidis and Spirakis, 2006)."""
+        chance = torch.rand(index.shape, generator=self.generator, device=self.device).clamp_min_(1e-9)
+        times = chance.log_() / self.errors[index // self.cell].clamp_min(1e-9).pow(POWER)      # below zero
+        return index.gather(-1, times.topk(count, sorted=False).indices)
 
     def taken(self, index: Tensor) -> Tensor:
         """Remember that a step sees these measurements next, so that their errors can be noted; returns them."""
