@@ -69,9 +69,9 @@ class RegularisedProblem(Problem):
     def sample(self, index: Tensor, generator=None) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Return the coords of measurements, random coords (m, in) for the prior, and values (n, out).
 
-        An eighth as many random places as field evaluations, so that derivatives do not cost more than these.
+        A 24th as many random places as field evaluations, so that derivatives do not cost more than these.
         """
-        count = len(index) * self.points // 8 + 1
+        count = len(index) * self.points // 24 + 1
         free = torch.rand(count, self.spec.in_features, generator=generator, device=index.device)
         return (self.coords(index), 2 * free - 1), self.values[index]
 
