@@ -28,6 +28,8 @@ PRIORS: dict[str, Callable[[Field, Tensor], Tensor] | None] = {"none": None, "tv
 # of derivatives by samples, for photographs in [0, 1], with the order of the derivatives
 WEIGHTS = {"none": (0.0, 0), "tv": (0.05, 1), "hessian": (0.035, 2)}
 
+PLACES = 64                         # at least, at which a prior is taken in a step
+
 
 @dataclass(frozen=True)
 class PriorOptions:
@@ -69,9 +71,9 @@ class RegularisedProblem(Problem):
     def sample(self, index: Tensor, generator=None) -> tuple[tuple[Tensor, Tensor], Tensor]:
         """Return the coords of measurements, random coords (m, in) for the prior, and values (n, out).
 
-        A 24th as many random places as field evaluations, so that derivatives do not cost more than these.
+        A 24th as many random places as field evaluations, so that derivatives do not cost more than these, but PLACES.
         """
-        count = len(index) * self.points // 24 + 1
+        count = max(PLACES, len(index) * self.points // 24)
         free = torch.rand(count, self.spec.in_features, generator=generator, device=index.device)
         return (self.coords(index), 2 * free - 1), self.values[index]
 
