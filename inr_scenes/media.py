@@ -11,6 +11,7 @@ from .errors import InrError
 
 TIFF = (".tif", ".tiff")
 LARGEST = 1 << 28                   # pixels of other pictures, which Pillow holds in memory
+PNG_LEVEL = 4                       # a third of the time of Pillow's 6, for about as many bytes
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
@@ -42,13 +43,13 @@ def write_image(path: Path, array: np.ndarray, bits: int = 8) -> None:
     elif array.dtype == np.uint16:
         if suffix != ".png" or array.ndim != 2:
             raise InrError("16 bits are written as .tif, or as .png for grey images.")
-        Image.fromarray(array).save(path)
+        Image.fromarray(array).save(path, compress_level=PNG_LEVEL)
     elif suffix in (".jpg", ".jpeg"):
         image = Image.fromarray(array)
         image.convert("L" if image.mode == "L" else "RGB").save(path, quality=95)
     else:
         try:
-            Image.fromarray(array).save(path)
+            Image.fromarray(array).save(path, compress_level=PNG_LEVEL)        # which others ignore
         except ValueError as error:         # Pillow knows a format by its suffix
             raise InrError(f"A picture cannot be written as {suffix or path.name!r} ({error}); use .png.") from None
 
