@@ -98,6 +98,13 @@ def test_gradients_and_few_rows_and_other_types_are_left_to_torch(taken):
         assert torch.allclose(linear(x, weight), x @ weight.T, atol=1e-5) and taken
 
 
+def test_whatever_asks_first_whether_it_is_there():
+    for context in (torch.autocast("cpu", torch.bfloat16), torch.inference_mode()):
+        products.available.cache_clear()
+        with context:
+            assert products.available()
+
+
 def test_without_onednn_torch_does_it(monkeypatch, taken):
     monkeypatch.setattr(products, "available", lambda: False)
     a, out = torch.randn(200, 256), torch.empty(200, 256)

@@ -86,11 +86,13 @@ def available() -> bool:
     """Say whether oneDNN is the quicker one here, and does as it should: what reaches it is torch's own affair."""
     if not torch.backends.mkldnn.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    a, b = (torch.rand(64, WIDE, generator=torch.Generator().manual_seed(0)) for _ in range(2))
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(64, WIDE, generator=generator) for _ in range(2))
     try:
-        laid = torch.ops.mkldnn._reorder_linear_weight(b, len(a))
-        sums = torch.ops.aten.mkldnn_linear_backward_weights(a.to_mkldnn(), b.to_mkldnn(), a.T @ b, False)[0]
-        return all(torch.allclose(found, true, atol=1e-4) for found, true in
-                   ((_onednn(a, b), a @ b.T), (_onednn(a, laid), a @ b.T), (sums, a.T @ b)))
+        with torch.no_grad(), torch.autocast("cpu", enabled=False):         # whatever asks first
+            laid = torch.ops.mkldnn._reorder_linear_weight(b, len(a))
+            sums = torch.ops.aten.mkldnn_linear_backward_weights(a.to_mkldnn(), b.to_mkldnn(), a.T @ b, False)[0]
+            return all(torch.allclose(found, true, atol=1e-4) for found, true in
+                       ((_onednn(a, b), a @ b.T), (_onednn(a, laid), a @ b.T), (sums, a.T @ b)))
     except (AttributeError, RuntimeError):      # a torch that calls them otherwise
         return False
