@@ -46,9 +46,11 @@ def over_rows(a: Tensor, b: Tensor) -> Tensor:
 def quick(device: torch.device) -> AbstractContextManager:
     """Return a context in which any network's linear layers take oneDNN's products where no gradient is wanted.
 
-    It changes nothing on other devices than the CPU, nor where `choose("torch")` or `choose("compile")` is in force.
+    It changes nothing on other devices than the CPU, under autocast, nor where `choose("torch")` or `choose("compile")`
+    is in force.
     """
-    return _Quick() if device.type == "cpu" and chosen() in ("auto", "fused") and available() else nullcontext()
+    serves = device.type == "cpu" and chosen() in ("auto", "fused") and not torch.is_autocast_enabled("cpu")
+    return _Quick() if serves and available() else nullcontext()
 
 
 class _Quick(TorchFunctionMode):
