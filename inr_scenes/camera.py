@@ -80,6 +80,14 @@ class Cameras:
         directions = torch.nn.functional.normalize(self.directions(i) @ rotation.T, dim=-1)
         return origin.expand_as(directions), directions
 
+    def pluecker(self, i: int) -> Tensor:
+        """Return the Plücker coordinates of camera i's rays, (height·width, 6), as `pluecker(*rays(i))` does.
+
+        From one origin they are linear in the direction: one small product for a view.
+        """
+        axes, origin = self.poses[i, :, :3].T, self.poses[i, :, 3]
+        return torch.nn.functional.normalize(self.directions(i), dim=-1) @ pluecker(origin.expand(3, 3), axes)
+
 
 def pluecker(origins: Tensor, directions: Tensor) -> Tensor:
     """Plücker coordinates (direction, origin × direction) of rays, (..., 6).

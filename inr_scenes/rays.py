@@ -108,14 +108,14 @@ class HullRays(Rays):
     @torch.no_grad()
     def meet(self, rays: Tensor) -> tuple[Tensor, Tensor]:
         """Return how far along from the point nearest to the centre rays (n, 6) meet or pass the hull, and how near."""
-        nearest, half = _chord(rays)
         native = _in_c(rays)
         if native and min(self.grid.shape[2:]) > 1:
             best, least = rays.new_empty(2, len(rays))
             sizes = torch.tensor([0.3 * self.voxel])
             call(native.meet_hull, len(rays), self.grid.shape[-1], self.STEPS, self.grid, sizes, rays.contiguous(),
-                 nearest, half, best, least)
+                 best, least)
             return best, least
+        nearest, half = _chord(rays)
         half, direction = half[:, 0], rays[:, :3]
         along = -half
         best, least = along, torch.full_like(along, 9.0)
@@ -169,12 +169,6 @@ class ReliefRays(Rays):
     @torch.no_grad()
     def meet(self, scene: Tensor, camera: Tensor) -> Tensor:
         """Return the parallax (n,) of the nearest place of the relief on rays through points (n, 2) of both planes."""
-        native = _in_c(scene)
-        if native and min(self.map.shape[2:]) > 1:
-            found, sizes = scene.new_empty(len(scene)), torch.tensor([self.high, self.low, *self.scale.tolist()])
-            call(native.meet_relief, len(scene), *self.map.shape[2:], self.STEPS, self.map, sizes, scene.contiguous(),
-                 camera.contiguous(), found)
-            return found
         levels = torch.linspace(self.high, self.low, self.STEPS).tolist()
         found = torch.full_like(scene[:, 0], self.low)
         searching = torch.ones_like(found, dtype=torch.bool)
@@ -195,6 +189,13 @@ class ReliefRays(Rays):
 
     def see(self, rays: Tensor) -> Tensor:
         """Map Plücker rays to places of the relief and of the cameras' plane, (..., 4)."""
+        native = _in_c(rays)
+        if native and min(self.map.shape[2:]) > 1 and not (rays.requires_grad and torch.is_grad_enabled()):
+            seen = rays.new_empty(*rays.shape[:-1], 4)
+            sizes = torch.tensor([self.high, self.low, *self.scale.tolist(), self.distance, self.turn])
+            call(native.see_relief, seen[..., 0].numel(), *self.map.shape[2:], self.STEPS, self.map, sizes,
+                 rays.contiguous(), seen)
+            return seen
         direction = rays[..., :3]
         nearest = torch.linalg.cross(direction, rays[..., 3:])
         slope = direction[..., :2] / direction[..., 2:].clamp_max(-0.05)    # rays that look back cross no plane

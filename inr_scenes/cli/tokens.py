@@ -55,7 +55,6 @@ def _places(spec, options: Tokens):
     """Return coordinates (n, in) of a picture, and its height and width."""
     import torch
 
-    from ..camera import pluecker
     from ..rays import in_frame
 
     if spec.cameras is not None:
@@ -65,7 +64,7 @@ def _places(spec, options: Tokens):
         scale = min(1.0, options.resolution / max(height, width))
         shape = max(1, round(height * scale)), max(1, round(width * scale))
         cameras = in_frame(spec.cameras[[options.view]], spec.frame).resized(*shape)
-        return pluecker(*cameras.rays(0)), shape
+        return cameras.pluecker(0), shape
     if options.view:
         raise InrError(f"--view chooses a view of a light field; this is of kind {spec.kind!r}.")
     if len(spec.shape) != 2:
