@@ -17,11 +17,13 @@ import contextlib
 import json
 import resource
 import statistics
+import sys
 import time
 from pathlib import Path
 
 import pooch
 import torch
+from report import machine, show
 
 from inr_scenes.archive import open as open_archive
 from inr_scenes.archive import save
@@ -195,13 +197,15 @@ def study(record: Record, plan: str, options) -> None:
                 record.write()
             print(f"seed {seed}  {variant:<30} {entry['curve'][-1][2]:.2f} dB  "
                   f"{entry['steps'] / entry['seconds']:.1f} steps/s  concentration {entry['concentration']:.2f}",
-                  flush=True)
+                  file=sys.stderr, flush=True)
     rows = {variant: [facts["runs"][variant][str(seed)] for seed in range(options.seeds)] for variant in chosen}
-    print(f"\n{plan}\n\n| variant | parameters | held-out PSNR | spread | concentration |\n|---|---|---|---|---|")
-    for variant, runs in sorted(rows.items(), key=lambda row: -statistics.mean(r["curve"][-1][2] for r in row[1])):
+    table = []
+    for variant, runs in rows.items():
         ends = [run["curve"][-1][2] for run in runs]
-        print(f"| {variant} | {runs[0]['parameters']:,} | {statistics.mean(ends):.2f} | {max(ends) - min(ends):.2f} | "
-              f"{statistics.mean(run['concentration'] for run in runs):.2f} |")
+        table.append({"variant": variant, "parameters": runs[0]["parameters"], "held-out PSNR": statistics.mean(ends),
+                      "spread": max(ends) - min(ends), **{f"seed {seed}": end for seed, end in enumerate(ends)},
+                      "concentration": statistics.mean(run["concentration"] for run in runs)})
+    show(sorted(table, key=lambda row: -row["held-out PSNR"]), plan)
     record.plot({variant: [[(step, value) for step, _, value in run["curve"]] for run in runs]
                  for variant, runs in rows.items()}, "step", "held-out PSNR (dB)", plan)
 
@@ -219,7 +223,7 @@ def _concentration(field, signals) -> float:
 
 
 def speed(record: Record, options) -> None:
-    """Compare training steps of LAINR, IPC, and LAINR written plainly; interleaved, the best of several rounds."""
+    """Compare training steps of LAINR, IPC, and LAINR written plainly; interleaved, medians of several rounds."""
     training, _ = flowers(options)
     facts = record.part("speed", {key: getattr(options, key) for key in SETTINGS if key not in ("steps", "minutes")})
     rounds: dict[str, list[float]] = {}
@@ -235,11 +239,12 @@ def speed(record: Record, options) -> None:
     for _ in range(options.rounds):
         for name, loop in running.items():
             rounds.setdefault(name, []).append(1 / _timed_step(loop))
-    best = {name: max(times) for name, times in rounds.items()}
-    facts |= {"steps_per_second": best, "lainr_over_ipc": best["lainr"] / best["ipc"],
-              "lainr_over_plain": best["lainr"] / best["plain"], "threads": torch.get_num_threads()}
+    mid = {name: statistics.median(found) for name, found in rounds.items()}
+    facts |= {"steps_per_second": mid, "lainr_over_ipc": mid["lainr"] / mid["ipc"],
+              "lainr_over_plain": mid["lainr"] / mid["plain"], "threads": torch.get_num_threads()}
     record.write()
-    print(json.dumps(facts, indent=1))
+    show([{"training step of": name, "a second": mid[name], "range": f"{min(found):.2f}–{max(found):.2f}",
+           "LAINR is so much faster": mid["lainr"] / mid[name]} for name, found in rounds.items()], "speed")
 
 
 def _timed_step(loop) -> float:
@@ -289,7 +294,7 @@ def decode(record: Record, options) -> None:
               "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
               "threads": torch.get_num_threads()}
     record.write()
-    print(json.dumps(facts, indent=1))
+    show([{name: value for name, value in facts.items() if name != "settings"}], "decode")
 
 
 LOOKS = (0.1, 0.3, 0.6, 1, 2, 4, 7, 10, 15, 20, 30)        # seconds of test-time optimisation
@@ -307,12 +312,13 @@ def refine(record: Record, options) -> None:
     for name, done in curves.items():
         for i in range(len(done), min(options.images, len(held_out))):
             done.append(_refined(field, name, held_out[i], i, options))
-            print(f"image {i}  {name:<24}" + "  ".join(f"{s:.1f} s {p:.2f}" for s, p in done[-1]), flush=True)
+            print(f"image {i}  {name:<24}" + "  ".join(f"{s:.1f} s {p:.2f}" for s, p in done[-1]), file=sys.stderr,
+                  flush=True)
             record.write()
     facts["summary"] = {name: _ahead(done, curves["random Fourier network"]) for name, done in curves.items()
                         if name != "random Fourier network"}
     record.write()
-    print(json.dumps(facts["summary"], indent=1))
+    show([{"way": name, **{f"{s:g} s": _at(done, s) for s in (0, *LOOKS) if s <= options.seconds}, **facts["summary"].get(name, {})} for name, done in curves.items()])
     record.plot(curves, "seconds", "PSNR (dB)", "refine", logarithmic=True)
 
 
@@ -342,15 +348,17 @@ def _refined(field, name: str, signal, seed: int, options) -> list[tuple[float, 
 
 def _ahead(curves, others) -> dict[str, float]:
     """Return the mean lead in dB over the first second, and until when the mean curve stays ahead."""
-    def at(runs, second):
-        return statistics.mean(max((p for s, p in run if s <= second), default=run[0][1]) for run in runs)
-
     last = min(run[-1][0] for run in (*curves, *others))
     looks = [look for look in (0.0, *LOOKS) if look <= last]
-    behind = [look for look in looks if at(curves, look) < at(others, look)]
+    behind = [look for look in looks if _at(curves, look) < _at(others, look)]
     first = [look for look in looks if look <= 1]
-    return {"lead_first_second": statistics.mean(at(curves, look) - at(others, look) for look in first),
+    return {"lead_first_second": statistics.mean(_at(curves, look) - _at(others, look) for look in first),
             "ahead_until_seconds": min(behind, default=last), "still_ahead_at_the_end": not behind}
+
+
+def _at(curves, second: float) -> float:
+    """Return the mean of the best that curves have reached by a second."""
+    return statistics.mean(max((p for s, p in curve if s <= second), default=curve[0][1]) for curve in curves)
 
 
 def few_shot(record: Record, options) -> None:
@@ -376,9 +384,7 @@ def few_shot(record: Record, options) -> None:
             rows[f"{variant}, seed {seed}"] = entry["psnr"]
     facts["nearest support view"] = rows["nearest support view"]
     record.write()
-    print("| held-out PSNR | " + " | ".join(f"{k} views" for k in range(1, 6)) + " |\n" + "|---" * 6 + "|")
-    for name, row in rows.items():
-        print(f"| {name} | " + " | ".join(f"{score:.2f}" for score in row) + " |", flush=True)
+    show([{"held-out PSNR": name, **{f"{k} views": score for k, score in enumerate(row, 1)}} for name, row in rows.items()])
     record.plot({name: [[*enumerate(row, 1)]] for name, row in rows.items()}, "support views", "PSNR (dB)", "fewshot")
 
 
@@ -429,6 +435,7 @@ def main() -> None:
     if not DATA.is_dir():
         raise SystemExit(f"{DATA} is not here: this benchmark needs the flowers128 set.")
     record = Record(options)
+    print(f"{machine(options.device)}\n")
     for part in options.parts:
         PARTS[part](record, options)
 

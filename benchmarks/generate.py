@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from image_study import machine
+from report import machine, show
 
 from inr_scenes.archive import open
 from inr_scenes.cli import main as inr
@@ -72,11 +72,10 @@ def measure(latents: Path, prior: Path, options) -> None:
         "noise of the latents' mean and deviation": frechet(real["held out"], features(
             model.restored({"tokens": noise})["tokens"])),
     }
-    facts = {"signals of each row": count, "machine": machine("cpu"), "prior": open_fit(prior), "distance": rows, "reconstruction": reconstruction(found)}
+    facts = {"signals of each row": count, "machine": machine(), "prior": open_fit(prior), "distance": rows, "reconstruction": reconstruction(found)}
     RESULTS.joinpath("generate.json").write_text(json.dumps(facts, indent=1) + "\n")
-    print("| compared with held-out flowers | Fréchet distance |\n|---|---|")
-    print("\n".join(f"| {name} | {value:.3f} |" for name, value in rows.items()))
-    print(json.dumps(facts["reconstruction"]))
+    show([{"compared with held-out flowers": name, "Fréchet distance": value} for name, value in rows.items()],
+         note=" · ".join(f"{name}: {value:.4g}" for name, value in facts["reconstruction"].items()))
     for name in model.classes:
         _run("sample", str(prior), "-n", "16", "--class", name, "--guidance", str(options.guidance), "--overwrite", "-o",
              str(RESULTS / f"generate-{name}.png"))

@@ -10,12 +10,13 @@ gives the same up to rounding. Our schedule needs an end: the shortest one that 
 """
 
 import argparse
-import datetime
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from image_study import machine
+import torch
+from report import machine, show
 from siren import Published, ours, time_to
 
 import inr_scenes as inr
@@ -59,25 +60,30 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device = resolve_device(options.device)
-    print(f"{machine(options.device)} · {datetime.date.today()}\n")
-    print("| signal | goal | ours | seconds | rows | a published step | its rows | steps in the time | the published loop "
-          "there | at least so much faster |\n" + "|---" * 10 + "|", flush=True)
+    print(f"{machine(options.device)}\n")
+    show(table(options, device))
+
+
+def table(options: argparse.Namespace, device: torch.device) -> Iterator[dict]:
+    """Yield a row for each signal that is there."""
     for name in options.signals:
         goal = GOALS[name]
         if not (DATA / goal.path).exists():
             continue
         signal = inr.load(DATA / goal.path, **goal.load).to(device)
         loop = ours(find_field(goal.field), goal.seen)
-        seconds, _, rows, _ = time_to(goal.value, loop, signal, device, None, options.limit)
+        mine = time_to(goal.value, loop, signal, device, None, options.limit)
         a_step = Published(signal, device).seconds()
         loop = Published(signal, device, "auto")
-        count = math.floor(options.factor * (seconds or options.limit) / a_step)
+        count = math.floor(options.factor * mine.seconds / a_step)
         for _ in range(count):
             loop.step()
         there = goal.seen(signal, loop.field)
-        faster = f"{options.factor:g}" if seconds and there < goal.value else "no"
-        print(f"| {name} | {goal.metric} {goal.value:g} | {goal.field} | {f'{seconds:.1f}' if seconds else 'not reached'} | "
-              f"{rows:,} | {a_step:.2f} s | {loop.rows:,} | {count} | {there:.4g} | {faster} |", flush=True)
+        faster = f"{options.factor:g}" if mine.there and there < goal.value else "no"
+        yield {"signal": name, "goal": f"{goal.metric} {goal.value:g}", "ours": goal.field,
+               "seconds": f"{'' if mine.there else 'more than '}{mine.seconds:.1f}", "rows": mine.rows,
+               "a published step": f"{a_step:.2f} s", "its rows": loop.rows, "steps in the time": count,
+               "the published loop there": f"{there:.4g}", "at least so much faster": faster}
 
 
 if __name__ == "__main__":

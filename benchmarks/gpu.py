@@ -11,7 +11,6 @@ ceilings, over the time it took; padding and recomputation are no work.
 """
 
 import argparse
-import datetime
 import subprocess
 import sys
 import time
@@ -21,11 +20,12 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from image_study import machine, photos
+from image_study import photos
 from inr_fourier_mlp.field import FourierMLP
 from inr_local_global.siren import LgSiren
 from inr_locality_aware.fields import PUBLISHED_ENCODER, LocalityAware
 from plain import PlainLocalGlobal
+from report import machine
 from siren import Published, photo
 
 from inr_scenes.device import resolve_device
@@ -265,7 +265,7 @@ def main() -> None:
 
     warnings.simplefilter("always")
     bench = Bench(device)
-    print(f"{machine('cuda')} · triton {triton.__version__} · {datetime.date.today()}\n{clocks()}\n")
+    print(f"{machine('cuda')} · triton {triton.__version__}\n{clocks()}\n")
     for name in options.only:
         text = PARTS[name].__doc__
         # the last part needs two minutes

@@ -11,18 +11,17 @@ The study's own figures, on photographs of its own and a GPU of its own: 26 dB w
 """
 
 import argparse
-import datetime
 import json
-import platform
+import statistics
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from inr_fourier_mlp.features import default_scale
 from inr_fourier_mlp.field import FourierMLP
 from inr_fourier_mlp.recipes import LADDER, STUDY_SIDE
+from report import machine, show
 
-from inr_scenes import __version__
 from inr_scenes.field import build
 from inr_scenes.fit import FitConfig, fit
 from inr_scenes.signals.image import ImageSignal, read_image
@@ -61,23 +60,6 @@ def climb(signal: ImageSignal, rung: str, seconds: float, shrink: int, device: s
     return {"psnr": result.metrics["psnr"], "steps": result.steps, "parameters": field.parameter_count}
 
 
-def machine(device: str) -> str:
-    """Say what computed: the processor or GPU, threads and versions."""
-    if torch.accelerator.is_available() and device != "cpu":
-        kind = torch.accelerator.current_accelerator()
-        name = torch.cuda.get_device_name() if kind.type == "cuda" else str(kind)
-    else:
-        name = f"{cpu()}, {torch.get_num_threads()} threads"
-    return f"{name} · Python {platform.python_version()} · torch {torch.__version__} · inr-scenes {__version__}"
-
-
-def cpu() -> str:
-    """Return the processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 def main() -> None:
     """Climb the ladder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -93,20 +75,23 @@ def main() -> None:
     seconds, size, shrink = (given if given is not None else default for given, default in zip(
         (chosen.seconds, chosen.size, chosen.shrink), (180.0, 768, 1) if chosen.full else (40.0, 256, 4)))
     signals = photos(size)[:chosen.photos]
-    print(f"{machine(chosen.device)} · {datetime.date.today()}")
+    print(machine(chosen.device))
     print(f"{seconds:g} s a fit · crops of {size} pixels · hidden widths divided by {shrink}\n")
-    print(f"| rung | parameters | steps | {' | '.join(s.name for s in signals)} | mean PSNR | gain |")
-    print(f"|---|---|---|{'---|' * (len(signals) + 2)}", flush=True)
-    results, before = {}, None
-    for rung in chosen.rungs:
-        found = [climb(signal, rung, seconds, shrink, chosen.device) for signal in signals]
-        mean = sum(f["psnr"] for f in found) / len(found)
-        gain = "" if before is None else f"{mean - before:+.2f}"
-        steps = sum(f["steps"] for f in found) // len(found)
-        row = [rung.removeprefix("study-"), f"{found[0]['parameters']:,}", str(steps),
-               *(f"{f['psnr']:.2f}" for f in found), f"{mean:.2f}", gain]
-        print(f"| {' | '.join(row)} |", flush=True)
-        results[rung], before = dict(zip((s.name for s in signals), found)), mean
+    results = {}
+
+    def rows() -> Iterator[dict]:
+        before = None
+        for rung in chosen.rungs:
+            found = [climb(signal, rung, seconds, shrink, chosen.device) for signal in signals]
+            results[rung] = {signal.name: facts for signal, facts in zip(signals, found)}
+            mean = statistics.mean(facts["psnr"] for facts in found)
+            yield {"rung": rung.removeprefix("study-"), "parameters": found[0]["parameters"],
+                   "steps": sum(facts["steps"] for facts in found) // len(found),
+                   **{signal.name: facts["psnr"] for signal, facts in zip(signals, found)}, "mean PSNR": mean,
+                   "gain": None if before is None else f"{mean - before:+.2f}"}
+            before = mean
+
+    show(rows())
     if chosen.json:
         chosen.json.write_text(json.dumps({"machine": machine(chosen.device), "seconds": seconds, "size": size,
                                            "shrink": shrink, "results": results}, indent=1))

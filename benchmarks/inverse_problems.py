@@ -13,11 +13,11 @@ who does not know the truth. Results go to benchmarks/results/.
 import argparse
 import dataclasses
 import json
-import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from report import show
 
 from inr_scenes.errors import InrError
 from inr_scenes.field import Field, build
@@ -198,22 +198,6 @@ def compare(truth: np.ndarray, image: np.ndarray) -> dict[str, float]:
             "ssim": ssim(truth, np.asarray(image, dtype=truth.dtype))}
 
 
-def show(title: str, rows: list[dict]) -> None:
-    """Print a table."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [columns] + [[_cell(row.get(name)) for name in columns] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells)]
-    print(f"\n{title}")
-    for line in cells:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip())
-
-
-def _cell(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else "-"
-    return "" if value is None else str(value)
-
-
 PARTS = {"superres": superres, "denoise": denoise, "inpaint": inpaint, "ct": ct, "poisson": poisson, "sdf": sdf,
          "equations": helmholtz}
 SMALL = {"size": 96, "width": 96, "steps": 400, "ct": {"steps": 400, "lr": 5e-4, "batch": 0},
@@ -244,7 +228,7 @@ def main() -> None:
             rows = PARTS[part](options)
         except InrError as error:
             raise SystemExit(str(error)) from None
-        show(PARTS[part].__doc__.splitlines()[0], rows)
+        show(rows, PARTS[part].__doc__.splitlines()[0].rstrip("."))
         RESULTS.mkdir(exist_ok=True)
         path = RESULTS / f"inverse-problems-{part}{'-full' if options.full else ''}.json"
         path.write_text(json.dumps({"size": options.size, "width": options.width, "rows": rows}, indent=1) + "\n")

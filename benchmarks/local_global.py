@@ -13,7 +13,6 @@ tables in Markdown; --json FILE also writes the figures.
 import argparse
 import dataclasses
 import json
-import platform
 import resource
 import sys
 import time
@@ -21,10 +20,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 from inr_local_global.siren import LgSiren, SirenPerPartition
 from PIL import Image
 from plain import FieldSteps, PlainSteps, Relu
+from report import machine, show
 
 from inr_scenes.field import Field, build, decode_all
 from inr_scenes.fit import FitConfig, fit, steps
@@ -64,20 +63,6 @@ class Table:
     title: str
     rows: list[dict[str, object]]
     note: str = ""
-
-    def markdown(self) -> str:
-        """Return the table as Markdown."""
-        columns = list(self.rows[0])
-        lines = [f"### {self.title}", "", " | ".join(["", *columns, ""]).strip(),
-                 " | ".join(["", *("---" for _ in columns), ""]).strip()]
-        lines += [" | ".join(["", *(_cell(row.get(c, "")) for c in columns), ""]).strip() for row in self.rows]
-        return "\n".join([*lines, *(["", self.note] if self.note else []), ""])
-
-
-def _cell(value) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1 else f"{value:,.2f}"
-    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 # ---- data: real signals where they are, else generated or bundled ones -----------------------------------------------
@@ -348,7 +333,7 @@ def speed(options: Options) -> Iterator[Table]:
              "range": f"{min(times[name]):.3f}–{max(times[name]):.3f}", "ns per coordinate": s / len(signal) * 1e9,
              "times faster": best["the plain way"] / s, "by the fastest": min(times["the plain way"]) / min(times[name])}
             for name, s in best.items()]
-    yield Table("Speed: 512×512, 256 partitions, all 262,144 coordinates a step", rows, _machine(options))
+    yield Table("Speed: 512×512, 256 partitions, all 262,144 coordinates a step", rows)
     yield time_to_quality(options)
 
 
@@ -376,17 +361,6 @@ def time_to_quality(options: Options) -> Table:
     return Table(f"Speed: time to the same PSNR, {side}×{side}, {count}×{count} partitions", rows)
 
 
-def _machine(options: Options) -> str:
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() and options.device != "cpu" else _cpu()
-    return f"{name}, {torch.get_num_threads()} threads · Python {platform.python_version()} · torch {torch.__version__}"
-
-
-def _cpu() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
 SECTIONS: dict[str, Callable[[Options], Iterator[Table]]] = {
     "speed": speed, "audio": audio, "images": images, "partitions": partitions, "video": video, "shape": shape,
     "volume": volume, "extension": extension}
@@ -411,10 +385,11 @@ def main() -> None:
     options = Options(arguments.full, arguments.device, arguments.seed, arguments.paper_metric,
                       tuple(arguments.signals), arguments.precision, tuple(arguments.fields), arguments.excerpt,
                       arguments.blocks)
+    print(f"{machine(options.device)}\n")
     written = {}
     for name in arguments.only:
         for table in SECTIONS[name](options):
-            print(table.markdown(), flush=True)
+            show(table.rows, table.title, table.note)
             written[table.title] = table.rows
             if arguments.json:
                 arguments.json.write_text(json.dumps(written, indent=1))

@@ -7,13 +7,12 @@ lightfield/ and posed/; what is absent is left out.
 """
 
 import argparse
-import datetime
 import json
-import os
-import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 from command import measured
+from report import machine, show
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,19 +93,21 @@ SECTIONS = {f.__name__: f for f in (shapes, image, lightfields, render, mesh)}
 
 def main() -> None:
     """Run the chosen sections."""
-    import torch
-
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "main-job")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    print(f"{datetime.date.today()} · {os.cpu_count()} cores ({platform.machine()}) · torch {torch.__version__}\n")
-    print("| command | fit seconds | result |\n|---|---|---|", flush=True)
+    print(f"{machine()}\n")
+    show(table(options))
+
+
+def table(options: argparse.Namespace) -> Iterator[dict]:
+    """Yield the rows of the chosen sections."""
     for name in options.only:
-        for row in SECTIONS[name](options.data, options.out):
-            print("| " + " | ".join(str(cell) for cell in row) + " |", flush=True)
+        for command, seconds, result in SECTIONS[name](options.data, options.out):
+            yield {"command": command, "seconds": seconds, "result": result}
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from generalizable import nearest
-from image_study import machine
 from pretrain import DATA, RECIPES, sets
+from report import machine, show
 
 from inr_scenes.archive import open, save
 from inr_scenes.cli.encode import jpeg_bytes, refine
@@ -56,9 +56,8 @@ def image(options) -> dict:
     facts = {"flowers": {"images": len(signals), "psnr, one pass": statistics.mean(once), "least": min(once),
                          "more after 50 latent steps (dB)": statistics.mean(fine),
                          "encoding (s, median)": statistics.median(seconds)}}
-    print(json.dumps(facts["flowers"]), flush=True)
-    rows = [_photo(model, name, options) for name in options.photos]
-    facts["photos"] = rows
+    show([facts["flowers"]])
+    facts["photos"] = show(_photo(model, name, options) for name in options.photos)
     pictures = [np.concatenate([s.array().numpy(), decode_all(encode(model, s)).clamp(0, 1).numpy()])
                 for s in signals[:8]]
     write_image(RESULTS / "pretrained-image.png", np.concatenate(pictures, 1))
@@ -86,7 +85,6 @@ def _photo(model, name: str, options) -> dict:
     quality = signal.metrics(shared)["psnr"]
     row |= {f"bytes, {options.bits} bits, no overlap": (options.scratch / f"{name}.safetensors").stat().st_size,
             "its psnr": quality, "JPEG's bytes at that": jpeg_bytes(signal.array().numpy(), quality)}
-    print(json.dumps(row), flush=True)
     return row
 
 
@@ -108,9 +106,7 @@ def views(options) -> dict:
     signals = [found[i] for i in range(len(found))]
     rows = {"nearest support view": [nearest(signals, count) for count in range(1, 6)],
             "pretrained-views": [Validation(signals, count).metrics(model)["psnr"] for count in range(1, 6)]}
-    print("| held-out PSNR | " + " | ".join(f"{k} views" for k in range(1, 6)) + " |\n" + "|---" * 6 + "|")
-    for name, row in rows.items():
-        print(f"| {name} | " + " | ".join(f"{score:.2f}" for score in row) + " |", flush=True)
+    show([{"held-out PSNR": name, **{f"{k} views": score for k, score in enumerate(row, 1)}} for name, row in rows.items()])
     _view_sheet(model, signals[:6])
     return {"objects": len(signals), "psnr": rows}
 
@@ -142,7 +138,8 @@ def main() -> None:
     parser.add_argument("--bits", type=int, default=6)
     parser.add_argument("--scratch", type=Path, default=Path("runs"), help="folder for shared latents")
     options = parser.parse_args()
-    facts = {"machine": machine("cpu"), **{"image": image, "views": views}[options.model](options)}
+    print(f"{machine()}\n")
+    facts = {"machine": machine(), **{"image": image, "views": views}[options.model](options)}
     RESULTS.joinpath(f"pretrained-{options.model}.json").write_text(json.dumps(facts, indent=1) + "\n")
 
 

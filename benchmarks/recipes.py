@@ -10,11 +10,10 @@ in Markdown: PSNR in dB (sound: of a full scale of 1 to -1), IoU of shapes, PSNR
 import argparse
 import ast
 import dataclasses
-import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
-from image_study import machine
+from report import machine, show
 
 import inr_scenes as inr
 from inr_scenes.errors import InrError
@@ -80,8 +79,12 @@ def main() -> None:
     options = parser.parse_args()
     end = {"steps": options.steps, "seconds": None if options.steps else options.seconds}
     length = f"{options.steps} steps" if options.steps else f"{options.seconds:g} s"
-    print(f"{machine(options.device)} · {datetime.date.today()} · {length} a fit\n")
-    print("| signal | field | changes | steps | reached |\n|---|---|---|---|---|", flush=True)
+    print(f"{machine(options.device)} · {length} a fit\n")
+    show(table(options, end))
+
+
+def table(options: argparse.Namespace, end: dict) -> Iterator[dict]:
+    """Yield a row for each signal, field and change."""
     for kind in options.kinds:
         for signal in signals(kind):
             for name in options.fields:
@@ -95,7 +98,7 @@ def main() -> None:
                     except InrError as error:
                         steps, reached = "", str(error).splitlines()[0]
                     text = ", ".join(f"{k} {v}" for k, v in changes.items())
-                    print(f"| {signal.name} | {name} | {text} | {steps} | {reached} |", flush=True)
+                    yield {"signal": signal.name, "field": name, "changes": text, "steps": steps, "reached": reached}
 
 
 if __name__ == "__main__":

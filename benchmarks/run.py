@@ -1,11 +1,14 @@
-"""Run every benchmark and write what they print into RESULTS.md, one section each; others keep their last figures.
+"""Run the benchmarks and write what they print into RESULTS.md, one section each.
 
-    python benchmarks/run.py                          # all, in small: some hours on two cores
-    python benchmarks/run.py --quick                  # the shortest settings that still show the order
-    python benchmarks/run.py --only siren local-global
-    python benchmarks/run.py --device cuda            # what is claimed of a GPU, at most ten minutes; others by --only
+    python benchmarks/run.py                            # all, in small: about five hours on two cores
+    python benchmarks/run.py --only siren scale-image   # these; all others keep their last figures
+    python benchmarks/run.py --since 2026-11-20         # what has no figures of that day or later: goes on where it ended
+    python benchmarks/run.py --quick                    # the shortest settings that still show the order: an hour
+    python benchmarks/run.py --device cuda              # what is claimed of a GPU, at most ten minutes; others by --only
 
-The machine should do nothing else meanwhile: a section says how busy it was when it began.
+A section is the command, the date, how busy the machine was, what was printed, and remarks: those are written by hand
+under their heading and stay. The machine should do nothing else meanwhile. --quick writes to results/quick.md, since its
+figures are no measurement of a claim.
 """
 
 import argparse
@@ -14,42 +17,88 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "RESULTS.md"
 HEAD = """# Results
 
-Written by `python benchmarks/run.py`; every section says the command that printed it, the machine's load when it began,
-and the date. What a line leaves unsaid is in the docstring of its script.
+`python benchmarks/run.py` writes every section's command, date, load and figures; what a line leaves unsaid is in the
+docstring of its script. Remarks are written by hand and stay.
 """
-# section → (script and arguments, shorter arguments, whether it takes --device)
+REMARKS = "### Remarks\n"
+
+
+class Section(NamedTuple):
+    """A command, what makes it shorter (none: --quick leaves it out), and whether it takes --device."""
+
+    command: str
+    quick: str | None = ""
+    device: bool = True
+
+
 SECTIONS = {
-    "main-job": ("main_job.py", "--only shapes mesh", False),
-    "recipes": ("recipes.py", "--seconds 8", True),
-    "image-study": ("image_study.py", "--seconds 3 --photos 2", True),
-    "siren": ("siren.py --plot", "--goals 30", True),
-    "goals": ("goals.py", "--signals armadillo flower", True),
-    "scale": ("scale.py", "--sizes 256 1024 --kinds image", False),
-    "local-global": ("local_global.py", "--only speed audio", True),
-    "inverse-problems": ("inverse_problems.py", "--parts ct poisson", False),
-    "gpu": ("gpu.py", "--only ceilings training steps", True),
-    "generalizable": ("generalizable.py --parts compare ablations speed decode --seeds 2", "--seeds 1 --steps 300",
-                      False),
-    "trained-models": ("pretrained.py image", "--photos kodim23 --refined 2", False),
-    "generation": ("generate.py", "--minutes 2", False),
+    "main-job": Section("main_job.py", "--only shapes mesh", device=False),
+    "recipes": Section("recipes.py --seconds 15", "--seconds 5"),
+    "image-study": Section("image_study.py", "--seconds 3 --photos 2"),
+    "siren": Section("siren.py --photos kodim23 highland kodim03 --plot", "--photos kodim23 --goals 30"),
+    "goals": Section("goals.py", "--signals armadillo flower"),
+    "scale-image": Section("scale.py --kinds image", "--sizes 256 1024", device=False),
+    "scale-video": Section("scale.py --kinds video", "--sizes 10 100", device=False),
+    "scale-shape": Section("scale.py --kinds shape", "--sizes 64 128", device=False),
+    "local-global-speed": Section("local_global.py --only speed"),
+    "local-global-partitions": Section("local_global.py --only partitions", None),
+    "local-global-sound": Section("local_global.py --only audio --excerpt 3 --precision bf16", None),
+    "local-global-image": Section("local_global.py --only images --signals kodim05 --precision bf16 --full", None),
+    "local-global-video": Section("local_global.py --only video --fields per-partition siren local-global additive", None),
+    "local-global-shape": Section("local_global.py --only shape --precision bf16 --full", None),
+    "local-global-volume": Section("local_global.py --only volume", None),
+    "local-global-extension": Section("local_global.py --only extension"),
+    "inverse-problems": Section("inverse_problems.py", "--parts ct poisson", device=False),
+    "gpu": Section("gpu.py", "--only ceilings training steps"),
+    "generalizable": Section("generalizable.py --fresh --parts compare ablations --seeds 2", "--seeds 1 --steps 300", device=False),
+    "few-shot": Section("generalizable.py --fresh --parts fewshot --name few-shot --seeds 1 --steps 3000 --lr 3e-3 --objects 800",
+                        None, device=False),
+    "bands": Section("generalizable.py --fresh --parts bands levels --name bands --seeds 2 --steps 1000", None, device=False),
+    "generalizable-speed": Section("generalizable.py --fresh --parts speed --name speed --size 64 --tokens 64 --hidden 256 "
+                                   "--precision bf16", device=False),
+    "decode": Section("generalizable.py --fresh --parts decode", device=False),
+    "refine": Section("generalizable.py --fresh --parts refine --images 3 --seconds 25", None, device=False),
+    "trained-image": Section("pretrained.py image", "--photos kodim23 --refined 2", device=False),
+    "trained-views": Section("pretrained.py views", None, device=False),
+    "generation": Section("generate.py", "--minutes 2", device=False),
 }
 
 
-def sections(text: str) -> dict[str, str]:
-    """Split a results file into its sections."""
-    parts = re.split(r"^## (.+)\n", text, flags=re.MULTILINE)
-    return dict(zip(parts[1::2], parts[2::2]))
+def read(path: Path) -> dict[str, tuple[str, str]]:
+    """Return the sections of a results file: what was printed, and the remarks."""
+    parts = re.split(r"^## (.+)\n", path.read_text() if path.is_file() else "", flags=re.MULTILINE)
+    split = {name: body.partition(REMARKS) for name, body in zip(parts[1::2], parts[2::2])}
+    return {name: (printed.strip(), remarks.strip()) for name, (printed, _, remarks) in split.items()}
 
 
-def _run(command: list[str]) -> tuple[str, int]:
-    """Run a command, showing what it prints as it comes; return that and the exit status."""
+def write(path: Path, found: dict[str, tuple[str, str]]) -> None:
+    """Write sections in the order of SECTIONS; those that are no longer among them stay, at the end."""
+    text = HEAD
+    for name in [*(name for name in SECTIONS if name in found), *(name for name in found if name not in SECTIONS)]:
+        printed, remarks = found[name]
+        text += f"\n## {name}\n" + (f"\n{printed}\n" if printed else "") + (f"\n{REMARKS}\n{remarks}\n" if remarks else "")
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def fresh(printed: str, since: str | None) -> bool:
+    """Say whether a section's figures are of that day or later."""
+    date = re.search(r"\d{4}-\d\d-\d\d", printed.partition("\n")[0])
+    return bool(since and date and date[0] >= since)
+
+
+def run(words: list[str]) -> tuple[str, int]:
+    """Run a script of this folder, showing what it prints as it comes; return that and the exit status."""
     lines = []
+    command = [sys.executable, "-u", "-W", "ignore", str(HERE / words[0]), *words[1:]]
     with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
@@ -61,31 +110,32 @@ def main() -> None:
     """Run the chosen sections and rewrite the file after each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="+", choices=SECTIONS)
+    parser.add_argument("--since", metavar="DATE", help="leave out what has figures of that day or later")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--out", type=Path, help="default: RESULTS.md, of --quick results/quick.md")
     options = parser.parse_args()
-    on_gpu = options.device.startswith("cuda")
-    only = options.only or (["gpu"] if on_gpu else [name for name in SECTIONS if name != "gpu"])
-    found = sections(RESULTS.read_text()) if RESULTS.is_file() else {}
+    out = options.out or HERE / ("results/quick.md" if options.quick else "RESULTS.md")
+    gpu_only = options.device.startswith("cuda")
     failed = []
-    for name in only:
-        script, quick, takes_device = SECTIONS[name]
-        words = script.split() + (quick.split() if options.quick else [])
-        words += ["--device", options.device] if takes_device else []
-        load = f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-        print(f"{name}: benchmarks/{' '.join(words)}", flush=True)
-        printed, status = _run([sys.executable, "-u", "-W", "ignore", str(HERE / words[0]), *words[1:]])
+    for name in options.only or [name for name in SECTIONS if (name == "gpu") == gpu_only]:
+        section = SECTIONS[name]
+        if fresh(read(out).get(name, ("", ""))[0], options.since) or (options.quick and section.quick is None):
+            continue
+        words = section.command.split() + (section.quick.split() if options.quick else [])
+        words += ["--device", options.device] if section.device and options.device != "auto" else []
+        load = f" · load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+        print(f"\n{name}: benchmarks/{' '.join(words)}", flush=True)
+        tick = time.monotonic()
+        printed, status = run(words)
         if status:
             failed.append(name)
             continue
-        title = f"`python benchmarks/{' '.join(words)}` · {datetime.date.today()} · {load}"
-        found[name] = f"\n{title}\n\n{printed.strip()}\n\n"
-        body = "".join(f"## {title}\n{found[title]}" for title in SECTIONS if title in found)
-        temporary = RESULTS.with_suffix(".tmp")
-        temporary.write_text(f"{HEAD}\n{body}".rstrip() + "\n")
-        temporary.replace(RESULTS)
+        title = f"`python benchmarks/{' '.join(words)}` · {datetime.date.today()}{load} · {time.monotonic() - tick:.0f} s"
+        found = read(out)               # remarks may have been written meanwhile
+        write(out, found | {name: (f"{title}\n\n{printed.strip()}", found.get(name, ("", ""))[1])})
     if failed:
-        sys.exit(f"Failed: {', '.join(failed)}.")
+        sys.exit(f"Failed, with their last figures left as they were: {', '.join(failed)}.")
 
 
 if __name__ == "__main__":

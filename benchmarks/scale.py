@@ -12,7 +12,6 @@ the system may put out at any time. Prints a table in Markdown.
 """
 
 import argparse
-import datetime
 import itertools
 import math
 import sys
@@ -23,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import tifffile
 from command import measured
-from image_study import machine
 from PIL import Image
+from report import machine, show
 
 from inr_scenes.media import write_video
 from inr_scenes.signals.video import read_video
@@ -95,11 +94,8 @@ def main() -> None:
     missing = [SOURCES[kind] for kind in options.kinds if not (DATA / SOURCES[kind]).is_file()]
     if missing:
         sys.exit(f"{DATA} lacks {', '.join(missing)}.")
-    print(f"{machine('cpu')} · {datetime.date.today()}\n")
-    for i, row in enumerate(table(options)):
-        if i == 0:
-            print(f"| {' | '.join(row)} |\n|{'---|' * len(row)}")
-        print(f"| {' | '.join(row.values())} |", flush=True)
+    print(f"{machine()}\n")
+    show(table(options))
 
 
 if __name__ == "__main__":

@@ -8,21 +8,24 @@
 All have the same layers and numbers of parameters. A schedule needs an end, so every way runs with longer and longer
 ones until the PSNR is reached; the shortest that does counts, from its start to the moment it is reached, looks at the
 whole image left out. The published loop (full batches, Adam 1e-4) would take hours: its curve of PSNR against steps is
-recorded once (results/siren-published.json) and multiplied with the seconds a step takes in this run. The share of the
-roofline is that of the matrix products' ceiling, measured in this run.
+recorded once (results/siren-published.json) and multiplied with the seconds a step takes in this run. "More than" says
+how long a way had been at it when it was given up, or its curve ended.
+The second table is what a step costs by itself: each way and the bare matrix products in turn, several rounds, so that
+a machine whose speed changes slows them all. The share of the roofline is that of the products alone.
 """
 
 import argparse
-import datetime
 import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from image_study import PHOTOS, centre, machine
+from image_study import PHOTOS, centre
+from report import machine, show
 
 from inr_scenes.device import quick_half, resolve_device
 from inr_scenes.field import Field, build
@@ -39,6 +42,7 @@ LOOKS = 0.85                                                            # of a s
 PLAIN = {"batch": 16_384, "lr": 1e-3}
 FLOP = 6 * (2 * 256 + 3 * 256**2 + 3 * 256)                             # of a training row: forward and backward
 
+ROUNDS = 9                                                              # of what a step costs
 Moment = tuple[int, float, Callable[[], float]]                         # rows and seconds so far, the PSNR when asked
 WAYS = ("plain, float32", "plain, autocast")
 
@@ -84,21 +88,53 @@ def ours(cls: type[Field], seen: Callable[[Signal, Field], float]) -> Callable[.
     return loop
 
 
-def time_to(goal: float, loop, signal: ImageSignal, device, dtype, limit: float,
-            looks: float = LOOKS) -> tuple[float | None, float, int, list[tuple[float, float]]]:
-    """Return the seconds a way needs to the goal (None: not within the limit), seconds a row, rows needed, and what it
-    looked like at (seconds, PSNR) from the share `looks` of the schedule on."""
-    for horizon in HORIZONS:
+class Reached(NamedTuple):
+    """How a way came to a goal, or how far it was when it was given up; curve: (seconds, PSNR) along the way."""
+
+    there: bool
+    seconds: float
+    rows: int
+    curve: list[tuple[float, float]]
+    horizon: int = 0
+
+
+def time_to(goal: float, loop, signal: Signal, device, dtype, limit: float, looks: float = LOOKS,
+            shortest: int = 0) -> Reached:
+    """Run a way by longer and longer schedules, `shortest` the first, until the goal or the limit in seconds.
+
+    looks: the share of a schedule from which on it is looked at.
+    """
+    for horizon in (h for h in HORIZONS if h >= shortest):
         share, curve = looks, []
         for rows, seconds, psnr in loop(signal, horizon, device, dtype):
             if rows >= share * horizon * PLAIN["batch"]:
                 curve.append((seconds, psnr()))
                 if share >= LOOKS - 1e-6 and curve[-1][1] >= goal:
-                    return seconds, seconds / rows, rows, curve
+                    return Reached(True, seconds, rows, curve, horizon)
                 share += 0.05
         if seconds > limit:
             break
-    return None, seconds / rows, rows, curve
+    return Reached(False, seconds, rows, curve, horizon)
+
+
+def shares(signal: ImageSignal, device, half: torch.dtype | None, rounds: int) -> Iterator[dict]:
+    """Yield a row for each way: what a training step costs, and how near that is to its matrix products alone."""
+    loops = {"ours": ours(Siren, lambda s, f: 0.0)(signal, HORIZONS[-1], device, None),
+             "plain, float32": plain(signal, HORIZONS[-1], device, None),
+             "plain, autocast": plain(signal, HORIZONS[-1], device, half)}
+    published, reached = Published(signal, device), dict.fromkeys(loops, (0, 0.0))
+    found: dict[str, list[float]] = {"products alone": [], **{way: [] for way in loops}, "as published": []}
+    for _ in range(rounds):
+        found["products alone"].append(FLOP / ceiling(device, half or torch.float32))
+        for way, loop in loops.items():
+            rows, seconds, _ = next(moment for moment in loop if moment[1] - reached[way][1] > 0.25)
+            found[way].append((seconds - reached[way][1]) / (rows - reached[way][0]))
+            reached[way] = rows, seconds
+        found["as published"].append(published.seconds(1) / published.rows)
+    for way, times in found.items():
+        share = statistics.median(top / time for top, time in zip(found["products alone"], times))
+        yield {"training step of": way, "µs a row": statistics.median(times) * 1e6,
+               "range": f"{min(times) * 1e6:.2f}–{max(times) * 1e6:.2f}", "share of the roofline": f"{share:.0%}"}
 
 
 def plot(name: str, curves: dict[str, list[tuple[float, float]]], goal: float) -> None:
@@ -191,40 +227,47 @@ def main() -> None:
     parser.add_argument("--record", type=int, default=0, help="steps of the published loop to record first")
     parser.add_argument("--record-only", action="store_true", help="and end")
     parser.add_argument("--plot", action="store_true", help="also draw PSNR against seconds into results/")
-    parser.add_argument("--limit", type=float, default=240.0, help="seconds after which a way is given up")
+    parser.add_argument("--limit", type=float, default=60.0, help="seconds after which a way is given up")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="ours beside these of the loops run here")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device = resolve_device(options.device)
+    signals = [photo(name).to(device) for name in options.photos]
+    for signal in signals if options.record else ():
+        record(signal, options.record, device)
+    if options.record_only:
+        return
+    print(f"{machine(options.device)}\n")
+    show(times(signals, options, device))
+    show(shares(signals[0], device, quick_half(device), ROUNDS))
+
+
+def times(signals: list[ImageSignal], options: argparse.Namespace, device) -> Iterator[dict]:
+    """Yield a row for each photograph, goal and way: how long it takes."""
     half = quick_half(device)
-    top = ceiling(device, half or torch.float32)
-    print(f"{machine(options.device)} · {datetime.date.today()} · matrix products {top / 1e9:,.0f} GFLOP/s\n")
-    print("| photo | goal | way | seconds | ours is faster | µs a row | rows | share of the roofline |\n" + "|---" * 8 + "|")
-    for name in options.photos:
-        signal = photo(name).to(device)
-        if options.record:
-            record(signal, options.record, device)
-        if options.record_only:
-            continue
-        a_step = Published(signal, device).seconds()
-        curve = json.loads(RECORD.read_text()).get(signal.name, []) if RECORD.is_file() else []
-        for goal in options.goals:
+    loops = {"ours": (ours(Siren, lambda s, f: s.probe(f)["psnr"]), None), "plain, float32": (plain, None),
+             "plain, autocast": (plain, half)}
+    loops = {way: loop for way, loop in loops.items() if way == "ours" or way in options.ways}
+    curves = json.loads(RECORD.read_text()) if RECORD.is_file() else {}
+    for signal in signals:
+        a_step, shortest = Published(signal, device).seconds(), dict.fromkeys(loops, 0)
+        for goal in sorted(options.goals):
             first = 0.05 if options.plot else LOOKS
-            loops = {"ours": (ours(Siren, lambda s, f: s.probe(f)["psnr"]), None), "plain, float32": (plain, None),
-                     "plain, autocast": (plain, half)}
-            ways = {way: time_to(goal, loop, signal, device, dtype, options.limit, first)
-                    for way, (loop, dtype) in loops.items() if way == "ours" or way in options.ways}
-            at = next((step for step, psnr in curve if psnr >= goal), None)
-            n = len(signal)
-            published = [(step * a_step, psnr) for step, psnr in curve if not at or step <= at]
-            ways["as published, from its curve"] = (at and at * a_step, a_step / n, at * n if at else 0, published)
+            ways = {way: time_to(goal, loop, signal, device, dtype, options.limit, first, shortest[way])
+                    for way, (loop, dtype) in loops.items()}
+            shortest = {way: found.horizon for way, found in ways.items()}
+            if signal.name in curves:
+                curve = curves[signal.name]
+                step, there = next(((step, True) for step, psnr in curve if psnr >= goal), (curve[-1][0], False))
+                ways["as published, from its curve"] = Reached(
+                    there, step * a_step, step * len(signal), [(at * a_step, psnr) for at, psnr in curve if at <= step])
             if options.plot:
-                plot(signal.name, {way: found[3] for way, found in ways.items()}, goal)
-            for way, (seconds, per_row, rows, _) in ways.items():
-                mine = ways["ours"][0]
-                faster = f"{seconds / mine:.1f}" if seconds and mine else "-"
-                print(f"| {signal.name} | {goal:g} dB | {way} | {f'{seconds:.1f}' if seconds else 'not reached'} | {faster} | "
-                      f"{per_row * 1e6:.2f} | {rows:,} | {FLOP / per_row / top:.0%} |", flush=True)
+                plot(signal.name, {way: found.curve for way, found in ways.items()}, goal)
+            for way, found in ways.items():
+                more = "" if found.there else "more than "
+                yield {"photo": signal.name, "goal": f"{goal:g} dB", "way": way, "seconds": f"{more}{found.seconds:.1f}",
+                       "ours is faster": f"{more}{found.seconds / ways['ours'].seconds:.1f} times",
+                       "rows": f"{more}{found.rows:,}"}
 
 
 if __name__ == "__main__":

@@ -182,6 +182,17 @@ def test_a_mesh_with_holes_still_has_an_inside():
     assert (geometry.occupancy(holed(), points) == geometry.occupancy(ball(), points))[clear].all()
 
 
+def test_watertight_is_what_trimesh_calls_so():
+    ball = trimesh.creation.icosphere(2)
+    two = trimesh.util.concatenate([ball, ball.copy().apply_translation([3, 0, 0])])
+    doubled = trimesh.Trimesh(ball.vertices, np.concatenate([ball.faces, ball.faces]), process=False)
+    torn = trimesh.Trimesh(ball.vertices, ball.faces[1:], process=False)
+    finned = trimesh.Trimesh(ball.vertices, np.concatenate([ball.faces, ball.faces[:1]]), process=False)
+    said = [geometry.is_watertight(mesh) for mesh in (ball, two, doubled, torn, finned, open_box())]
+    assert said == [True, True, False, False, False, False]
+    assert said == [mesh.is_watertight for mesh in (ball, two, doubled, torn, finned, open_box())]
+
+
 def test_distances():
     points = cube_points(500)
     expected = np.linalg.norm(points, axis=1) - 1

@@ -9,6 +9,7 @@ import torch
 
 from ..errors import InrError
 from ..field import Field, decode_all
+from ..geometry import is_watertight
 from ..hookspecs import Exporter
 from ..mesh import mesh
 from ..signals.voxels import write_grid
@@ -46,7 +47,7 @@ def write_mesh(field: Field, path: Path, options: MeshOptions) -> dict[str, Any]
     settings = WITH_NORMALS.get(path.suffix.lower(), {})
     data = surface.export(file_type=path.suffix.lower()[1:], **settings)
     path.write_bytes(data.encode() if isinstance(data, str) else data)
-    return {"watertight": bool(surface.is_watertight), "faces": len(surface.faces), "volume": volume(surface),
+    return {"watertight": is_watertight(surface), "faces": len(surface.faces), "volume": volume(surface),
             "bounds": surface.bounds.tolist(), **facts}
 
 
