@@ -6,7 +6,7 @@
     python benchmarks/inverse_problems.py --fields siren incode    # other fields; default: those installed of FIELDS
 
 All fields have about equally many parameters and see the same measurements at the same steps and rate. PSNR is plain,
-over the whole clean signal, at the end; "best" is the highest a look at the truth saw during the fit, which nobody has
+over the whole clean signal, at the end; "best" is the highest a look at the truth saw up to the end, which nobody has
 who does not know the truth. Results go to benchmarks/results/.
 """
 
@@ -70,9 +70,11 @@ def solve(problem: Problem, name: str, width: int, config: dict[str, Any] | None
                     best[metric] = value
             field.train()
     field.eval()
-    main = problem.main_metric
+    final, main = problem.metrics(field), problem.main_metric
+    if reaches(main, final[main], best[main]):          # looks see a sample, so the end may be better than any of them
+        best[main] = final[main]
     return {"field": name, "parameters": field.baked().parameter_count, "steps": last.step,
-            "seconds": round(last.seconds, 1), **problem.metrics(field), f"best {main}": best[main]}
+            "seconds": round(last.seconds, 1), **final, f"best {main}": best[main]}
 
 
 def sizes(cls: type[Field], problem: Problem, width: int, partitions: tuple[int, ...]) -> dict[str, Any]:

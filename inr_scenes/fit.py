@@ -4,7 +4,7 @@ import dataclasses
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from .field import Field
 from .guard import CHECK_EVERY, Guard
 from .kernels.choice import KERNELS, choose
 from .kernels.compiled import Compiled
+from .kernels.products import quick
 from .kernels.recorded import Graph, Recorded, recordable
 from .metrics import reaches
 from .optim import OPTIMIZERS, SCHEDULES, Optimizers, forget, rate, settle
@@ -135,14 +136,11 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
     take = Recorded(work, lambda: Graph(device), lambda: forget(optimizers, scaler)) if recorded else work
     first, elapsed = 0, 0.0
     if resume:
-        try:
+        with resuming():
             field.load_state_dict(resume["field"])
             optimizers.load_state_dict(resume["optimizers"])
             if sampler.by_error:
                 sampler.errors.copy_(resume["errors"])
-        except (RuntimeError, ValueError, KeyError):
-            raise InrError("The state to resume from is that of other settings: give those the run was begun with, "
-                           "or none, to take them from its config.toml.") from None
         scaler.load_state_dict(resume["scaler"])
         first, elapsed = resume["step"], resume["seconds"]
     guard = Guard(field)
@@ -195,6 +193,16 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
             return
 
 
+@contextmanager
+def resuming() -> Iterator[None]:
+    """Within the block a state that does not fit is one of other settings."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError):
+        raise InrError("The state to resume from is that of other settings: give those the run was begun with, "
+                       "or none, to take them from its config.toml.") from None
+
+
 def fit(field: Field, signal: Signal, config: FitConfig | None = None, **changes) -> Result:
     """Fit to the end and measure the field over the whole signal. `changes` override the config, as steps=500.
 
@@ -227,12 +235,19 @@ def check(config: FitConfig) -> None:
         raise InrError("--steps and --seconds must be positive.")
     if config.batch < 0 or config.lr <= 0 or not 0 <= config.focus <= 1 or not 0 < config.final_lr <= 1:
         raise InrError("--batch must be 0 or more, --lr above 0, --focus between 0 and 1, --final-lr above 0 up to 1.")
+    check_steps(config)
     resolve_device(config.device)
     for flag, known in CHOICES.items():
         value = getattr(config, flag)
         if value not in known:
             raise InrError(f"--{flag} {value!r} is not known.{suggestion(value, known)} Known: {', '.join(known)}.")
     parse_goal(config.until)
+
+
+def check_steps(config) -> None:
+    """Raise InrError for what fits and trainings ask of a step that cannot be."""
+    if min(config.warmup, config.clip, config.weight_decay) < 0:
+        raise InrError("--warmup, --clip and --weight-decay must be 0 or more.")
 
 
 def parse_goal(until: str | None) -> tuple[str, float] | None:
@@ -254,7 +269,7 @@ def _backward(field: Field, signal: Signal, parts: Iterable, dtype, scaler, devi
     """
     total, errors = None, []
     for query, values, share in parts:
-        with rounded_to(dtype, device):
+        with rounded_to(dtype, device), quick(device):
             predicted = signal.predict(field, query)
         loss = signal.loss(predicted, values) * share
         scaler.scale(loss).backward()

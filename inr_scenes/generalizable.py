@@ -289,6 +289,12 @@ class SupportViews(Signal):
         """Where the measurements live."""
         return self.whole.device
 
+    def to(self, device) -> Self:
+        """Move the whole light field, and which of its measurements these are to where those are then."""
+        self.whole.to(device)
+        self.index = self.index.to(self.whole.device)
+        return self
+
 
 def grids(signals: Sequence[Signal]) -> Tensor:
     """Return the values of signals on grids of one shape, (B, *shape, out), in the network's range."""

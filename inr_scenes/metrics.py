@@ -8,8 +8,8 @@ import numpy as np
 WINDOW = 7                          # pixels along a side of what SSIM compares at once
 
 def psnr(mse: float, peak: float = 1.0) -> float:
-    """Peak signal-to-noise ratio in dB of a mean squared error; 100 dB stands for "equal"."""
-    if not math.isfinite(mse):
+    """Peak signal-to-noise ratio in dB of a mean squared error; 100 dB stands for "equal", NaN for a silent signal."""
+    if not math.isfinite(mse) or (mse and not peak):
         return float("nan")
     return min(100.0, 10 * math.log10(peak**2 / mse)) if mse > 0 else 100.0
 

@@ -115,6 +115,8 @@ class Optimizers:
         """Restore what `state_dict` returned, on whatever device that was."""
         for optimizer, state in zip(self.made, states, strict=True):
             optimizer.load_state_dict(state)
+            if self.schedule_free:              # a run that had ended left the average in its place
+                optimizer.train()
         self._hold_rates()
 
 

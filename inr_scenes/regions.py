@@ -1,6 +1,7 @@
 """Grow a field's domain on one side: which axis a side means, and where the new samples lie."""
 
 import math
+import warnings
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch
 from .errors import InrError, suggestion
 from .field import Field
 from .signal import GridSignal
-from .spec import Box, Spec
+from .spec import Axis, Box, Spec
 
 SIDES = {                           # side → (axis in tensor order, +1 at its end or -1 at its start)
     "image": {"right": (1, 1), "left": (1, -1), "below": (0, 1), "above": (0, -1)},
@@ -80,15 +81,20 @@ def new_part(field: Field, signal: GridSignal, side: str, contains: str = "auto"
 
 def around_mesh(spec: Spec, side: str, bounds) -> tuple[Spec, Box]:
     """Return the spec grown on a side until it holds a mesh of these world bounds (2, 3), one voxel stays empty; and
-    the box of the new voxels."""
+    the box of the new voxels. Warns where the mesh reaches beyond the archive on other sides."""
     axis, direction = side_of(spec, side)
     corners = torch.cartesian_prod(*torch.tensor(np.asarray(bounds), dtype=torch.float64).T)
-    index = spec.axes[axis].index(spec.to_coords(corners)[:, axis])
-    old = spec.axes[axis]
-    count = math.ceil(float(index.amax())) + 2 - old.stop if direction > 0 else \
-        old.first - math.floor(float(index.amin())) + 1
+    reach = [(float(index.amin()), float(index.amax()))
+             for index in map(Axis.index, spec.axes, spec.to_coords(corners).unbind(-1))]
+    (low, high), old = reach[axis], spec.axes[axis]
+    count = math.ceil(high) + 2 - old.stop if direction > 0 else old.first - math.floor(low) + 1
     if count < 1:
         raise InrError(f"The mesh does not reach beyond the archive on side {side!r}.")
+    lost = [name for name, (i, end) in SIDES["shape"].items() if name[0] in "+-" and (i, end) != (axis, direction)
+            and (reach[i][1] >= spec.axes[i].stop if end > 0 else reach[i][0] <= spec.axes[i].first - 1)]
+    if lost:
+        warnings.warn(f"The mesh also reaches beyond the archive on side {', '.join(lost)}: what lies there is left "
+                      f"out. Extend the result there next.", stacklevel=2)
     return grown(spec, side, count)
 
 

@@ -21,6 +21,11 @@ def to_dict(settings) -> dict[str, Any]:
 
 def from_dict(cls: type, data: Mapping[str, Any], where: str) -> Any:
     """Build the dataclass `cls`; InrError names the first key that is unknown or of the wrong type, and `where`."""
+    return cls(**converted(cls, data, where))
+
+
+def converted(cls: type, data: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return settings with the types that fields of the dataclass `cls` have; raises as `from_dict`."""
     hints = _hints(cls)
     values = {}
     for name, value in data.items():
@@ -31,7 +36,7 @@ def from_dict(cls: type, data: Mapping[str, Any], where: str) -> Any:
         except (TypeError, ValueError):
             kind = getattr(hints[name], "__name__", hints[name])
             raise InrError(f"{where}: {name} = {value!r} should be {kind}.") from None
-    return cls(**values)
+    return values
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from .errors import InrError
 from .field import Field, Recipe
 from .kernels import dispatch
 from .kernels.network import Net
@@ -15,6 +16,14 @@ from .signal import Signal
 from .spec import Spec
 
 TOGETHER = 8                        # parts that the weights are prepared for at once, on the CPU
+
+
+def check_sines(config) -> None:
+    """Raise InrError for the settings of a sine network that has no width, or whose sines stand still."""
+    if getattr(config, "hidden_features", 1) < 1 or config.hidden_layers < 0:
+        raise InrError("--hidden-features must be at least 1 and --hidden-layers 0 or more.")
+    if min(config.omega_0, config.first_omega_0) <= 0:
+        raise InrError("--omega-0 and --first-omega-0 must be above 0.")
 
 
 class SineLayer(nn.Module):
@@ -58,6 +67,10 @@ class SineNetwork(Field):
     """
 
     rays: nn.Module
+
+    def __init__(self, config, spec: Spec):
+        check_sines(config)
+        super().__init__(config, spec)
 
     def as_sines(self) -> list[Tensor]:
         """Return weight and bias of each layer of the SIREN that computes the same."""

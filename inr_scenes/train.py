@@ -1,6 +1,5 @@
 """Train a generalizable field on a set of signals: a generator of steps, as `fit` is for one signal."""
 
-import copy
 import math
 import time
 from collections.abc import Iterator
@@ -16,9 +15,10 @@ from .batches import Drawer
 from .dataset import Subset
 from .device import PRECISIONS, precision_type, resolve_device, rounded_to
 from .errors import InrError, suggestion
-from .fit import Step, parse_goal
+from .fit import Step, check_steps, parse_goal, resuming
 from .generalizable import GeneralizableField
 from .guard import CHECK_EVERY, Diverged
+from .kernels.products import quick
 from .metrics import reaches
 from .optim import SCHEDULES, Optimizers, rate, settle
 from .validation import Validation
@@ -102,9 +102,10 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
     goal = parse_goal(config.until)
     step, elapsed = 0, 0.0
     if resume:
-        field.load_state_dict(resume["field"])
-        average.load(resume["average"])
-        optimizers.load_state_dict(resume["optimizers"])
+        with resuming():
+            field.load_state_dict(resume["field"])
+            average.load(resume["average"])
+            optimizers.load_state_dict(resume["optimizers"])
         scaler.load_state_dict(resume["scaler"])
         step, elapsed = resume["step"], resume["seconds"]
     next_look = max(2.0, elapsed * 1.2)
@@ -119,7 +120,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             for i, part in enumerate(parts):
                 together = not fabric or i == len(parts) - 1
                 with nullcontext() if together else fabric.no_backward_sync(objective):
-                    with rounded_to(dtype, device), torch.random.fork_rng(devices=[]):
+                    with rounded_to(dtype, device), quick(device), torch.random.fork_rng(devices=[]):
                         torch.manual_seed(config.seed * 1_000_003 + step)       # for encoders that draw what they see
                         value = objective(part) / len(parts)
                     (fabric.backward if fabric else torch.Tensor.backward)(scaler.scale(value))
@@ -133,8 +134,8 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
                 loss = fabric.all_reduce(loss, reduce_op="mean")
             if (step % CHECK_EVERY == 0 or last) and not math.isfinite(loss.item()):
                 average.restore()
-                raise Diverged(f"The training diverged: the loss is not a number at step {step}; the last good average "
-                               f"of the weights was kept. Lower --lr or --clip, or take --precision 32.")
+                raise Diverged(f"The training diverged: the loss is not a number at step {step}; the last good weights "
+                               f"were kept. Lower --lr or --clip, or take --precision 32.")
             if step % CHECK_EVERY == 0:
                 average.keep()
             elapsed += time.perf_counter() - tick
@@ -179,6 +180,7 @@ def check(config: TrainConfig) -> None:
         raise InrError("--steps and --seconds must be positive.")
     if config.batch < 1 or config.lr <= 0 or config.accumulate < 1 or config.points < 0 or not 0 <= config.ema < 1:
         raise InrError("--batch and --accumulate must be at least 1, --lr above 0, --points at least 0, --ema below 1.")
+    check_steps(config)
     if not 1 <= config.zoom < math.inf or min(config.crop, default=1) < 1 or (config.zoom > 1 and not config.crop):
         raise InrError("--crop takes sizes of at least 1 sample, and --zoom, of at least 1, goes with it.")
     if not 1 <= config.views[0] <= config.views[1]:
@@ -201,12 +203,15 @@ class _Objective(nn.Module):
 
 
 class _Average:
-    """The exponential moving average of a field's weights, its start not held back by the random first ones."""
+    """The exponential moving average of a field's weights, its start not held back by the random first ones.
+
+    Decay 0: none is taken, and the weights themselves are what is kept.
+    """
 
     def __init__(self, field: nn.Module, decay: float):
         self.field, self.decay = field, decay
         self.values = [p.detach().clone() for p in field.parameters()] if decay else []
-        self.good = copy.deepcopy(self.values)
+        self.good = self.candidate = self._copy()
         self.raw: dict[str, Tensor] | None = None
 
     @torch.no_grad()
@@ -216,13 +221,15 @@ class _Average:
             weight = 1 - min(self.decay, (1 + step) / (10 + step))
             torch._foreach_lerp_(self.values, list(self.field.parameters()), weight)
 
-    @torch.no_grad()
+    def _copy(self) -> list[Tensor]:
+        return [value.detach().clone() for value in self.values or self.field.parameters()]
+
     def keep(self) -> None:
-        """Remember the average as good."""
-        torch._foreach_copy_(self.good, self.values) if self.decay else None
+        """Remember what a finite loss was seen after as good: not what its own step then made of it."""
+        self.good, self.candidate = self.candidate, self._copy()
 
     def restore(self) -> None:
-        """Give the field the last good average."""
+        """Give the field the last good weights."""
         self._put(self.good)
 
     @contextmanager
@@ -256,7 +263,7 @@ class _Average:
         """Restore what `state` returned."""
         for mine, value in zip(self.values, values, strict=True):
             mine.copy_(value)
-        self.keep()
+        self.good = self.candidate = self._copy()
 
     @torch.no_grad()
     def _put(self, values: list[Tensor]) -> None:

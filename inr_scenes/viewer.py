@@ -1,5 +1,6 @@
 """view: look at a field in the browser (viser); nothing is needed on the server but a port."""
 
+import threading
 import time
 from typing import Any
 
@@ -42,16 +43,24 @@ def _follow(server, field: Field, size: int) -> None:
 
     spec = field.spec
     start = spec.cameras.poses[0].numpy()
+    lock = threading.Lock()             # viser calls from many threads, whose pictures would overtake each other
 
     def joined(client) -> None:
         client.camera.position = start[:, 3]
         client.camera.look_at = look_target(spec)
         client.camera.up_direction = start[:, 1]
+        shown = None
 
         def moved(_: Any = None) -> None:
-            width = max(1, round(size * client.camera.aspect))
-            camera = browser_camera(client.camera.wxyz, client.camera.position, client.camera.fov, size, width)
-            client.scene.set_background_image(next(frames(field, camera)), format="jpeg")
+            nonlocal shown
+            with lock:
+                seen = client.camera
+                now = tuple(seen.wxyz), tuple(seen.position), seen.fov, seen.aspect
+                if now == shown:        # by a call that came earlier: this one's camera has moved on
+                    return
+                camera = browser_camera(*now[:3], size, max(1, round(size * now[3])))
+                client.scene.set_background_image(next(frames(field, camera)), format="jpeg")
+                shown = now
 
         client.camera.on_update(moved)
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FIELD_OF_VIEW = 50.0                # degrees, both ways
 PACK = ("v", "f", "v_off", "f_off", "names")
 GOLDEN = math.pi * (3 - math.sqrt(5))
+WHOLE = "transforms_train.json"     # written last: it says that an object is whole
 
 
 def meshes(source) -> Iterator[tuple[str, Callable[[], "Trimesh"]]]:
@@ -87,20 +88,23 @@ def render_set(source, output, *, views: int = 24, size: int = 128, test: int = 
 
     test: how many of the views, spread evenly, are held out · alpha: RGBA instead of a white background · up: the
     meshes' upward axis, "y" or "z" · limit: only the first so many. Meshes are moved and scaled into the unit ball. An
-    object that is there is kept; one that cannot be read or rendered is reported by an "error" and left out.
+    object that is there is kept, unless it was rendered with other settings, which is an error; one that cannot be read
+    or rendered is reported by an "error" and left out.
     """
-    if views < 1 or size < 1 or samples < 1 or not 0 <= test < views:
-        raise InrError("--views, --size and --samples must be at least 1, --test at least 0 and below --views.")
+    if min(views, size, samples, 1 if limit is None else limit) < 1 or not 0 <= test < views:
+        raise InrError("--views, --size, --samples and --limit must be at least 1; --test at least 0, below --views.")
     if up not in ("y", "z"):
         raise InrError(f"--up {up!r} is not known: y or z.")
+    settings = {"size": size, "views": views, "test": test, "shading": shading, "alpha": alpha, "up": up,
+                "samples": samples}
+    todo = [(name, load, Path(output).expanduser() / name.replace("/", "_")) for name, load in meshes(source)][:limit]
+    for _, _, folder in todo:               # all of them, before any is rendered
+        _check_same(folder, settings)
     cameras = around(views, size)
     held_out = {i * views // test + views // (2 * test) for i in range(test)} if test else set()
     with ThreadPoolExecutor(workers) as pool:
-        for number, (name, load) in enumerate(meshes(source)):
-            if limit is not None and number >= limit:
-                return
-            folder = Path(output).expanduser() / name.replace("/", "_")
-            if (folder / "transforms_train.json").is_file():
+        for name, load, folder in todo:
+            if (folder / WHOLE).is_file():
                 yield {"name": name, "kept": 1}
                 continue
             try:
@@ -109,8 +113,27 @@ def render_set(source, output, *, views: int = 24, size: int = 128, test: int = 
             except (InrError, ValueError, IndexError) as error:
                 yield {"name": name, "error": str(error)}
                 continue
-            _write(pool, folder, cameras, images, held_out)
+            _write(pool, folder, cameras, images, held_out, settings)
             yield {"name": name, "views": len(images)}
+
+
+def _check_same(folder: Path, settings: dict[str, Any]) -> None:
+    """Refuse an object that is there and was rendered with other settings; an older one tells its size alone."""
+    from PIL import Image
+
+    if not (folder / WHOLE).is_file():
+        return
+    try:
+        found = json.loads((folder / WHOLE).read_text()).get("rendered")
+        if found is None:
+            with Image.open(folder / "train/r_0.png") as picture:
+                found = {"size": picture.height}
+    except (OSError, ValueError) as error:
+        raise InrError(f"{folder} is damaged ({error}). Delete it, and it is rendered anew.") from None
+    for name, value in settings.items():
+        if found.get(name, value) != value:
+            raise InrError(f"{folder} was rendered with --{name} {found[name]}, not {value}: choose another folder, or "
+                           f"delete this one.")
 
 
 def _unit(mesh: "Trimesh", up: str) -> "Trimesh":
@@ -127,7 +150,7 @@ def _unit(mesh: "Trimesh", up: str) -> "Trimesh":
     return mesh
 
 
-def _write(pool, folder: Path, cameras: Cameras, images, held_out: set[int]) -> None:
+def _write(pool, folder: Path, cameras: Cameras, images, held_out: set[int], settings: dict[str, Any]) -> None:
     frames: dict[str, list] = {"train": [], "test": []}
     jobs = []
     for i, image in enumerate(images):
@@ -145,4 +168,4 @@ def _write(pool, folder: Path, cameras: Cameras, images, held_out: set[int]) -> 
         if not frames[part]:
             continue
         with atomic(folder / f"transforms_{part}.json") as temporary:
-            temporary.write_text(json.dumps({"camera_angle_x": angle, "frames": frames[part]}))
+            temporary.write_text(json.dumps({"camera_angle_x": angle, "rendered": settings, "frames": frames[part]}))

@@ -69,11 +69,14 @@ class Windows:
     def __len__(self) -> int:
         return len(self.corners)
 
+    def alone(self, spec: Spec) -> Spec:
+        """Return the spec of any one window as a signal of its own."""
+        return spec.replace(axes=tuple(Axis(*along) for along in zip(self.start, self.step, self.size)))
+
     def cut(self, signal: GridSignal) -> list[GridSignal]:
         """Return the samples of each window as signals of their own; beyond the signal's end its last ones repeat."""
         values = signal.data.reshape(*signal.spec.shape, -1)
-        axes = tuple(Axis(start, step, n) for start, step, n in zip(self.start, self.step, self.size))
-        spec = signal.spec.replace(axes=axes)
+        spec = self.alone(signal.spec)
         found = []
         for corner in self.corners:
             part = values
@@ -174,6 +177,12 @@ class WindowedField(BoundField):
     def _prepared(self, windows: Tensor) -> Latents:
         context = self.decoder.prepare({name: value[windows] for name, value in self.latents.items()})
         return {name: value for name, value in context.items() if isinstance(value, Tensor)}
+
+    def window(self, number: int) -> BoundField:
+        """Return what one window says, in its own coordinates, as a field of its own."""
+        with torch.random.fork_rng(devices=[]):
+            field = BoundField(self.model, self.config, self.windows.alone(self.spec))
+        return field.filled(self.decoder, {name: value[number] for name, value in self.latents.items()})
 
     def crop(self, box: Box | None = None, *, keep: Iterable[int] | None = None,
              drop: Iterable[int] | None = None) -> "WindowedField":

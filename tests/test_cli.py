@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import warnings
 
 import numpy as np
@@ -86,7 +87,9 @@ def test_flags_of_several_numbers_stand_anywhere(inr, photo, order):
 
 
 def test_settings_with_a_slip_are_refused(inr, photo, tmp_path):
-    for text, message in (("[fit]\nstepz = 3", "Did you mean steps"), ("[fitt]\nsteps = 3", "Did you mean fit")):
+    for text, message in (("[fit]\nstepz = 3", "Did you mean steps"), ("[fitt]\nsteps = 3", "Did you mean fit"),
+                          ('[fit]\nlr = "1e-3"', "lr = '1e-3' should be float"),
+                          ("[model]\nhidden_layers = 2.0", "hidden_layers = 2.0 should be int")):
         (tmp_path / "x.toml").write_text(text)
         status, _, err = inr("fit", "siren", photo, "--config", "x.toml", *SMALL)
         assert status == 1 and message in err and not (tmp_path / "runs").exists()
@@ -98,6 +101,29 @@ def test_resume_takes_the_run_s_own_settings(inr, photo, tmp_path):
     assert status == 0 and one_object(out)["steps"] == 6, err
     status, _, err = inr("fit", "siren", photo, "--resume", "--steps", "8", "--hidden-features", "32")
     assert status == 1 and "other settings" in err
+
+
+def test_a_run_that_ends_by_its_seconds_resumes_by_them(inr, photo, tmp_path):
+    for flags in ((), ("-o", "run")):
+        assert inr("fit", "siren", photo, "--seconds", "0.3", *flags, *SMALL)[0] == 0
+        folder = tmp_path / (flags[1] if flags else "runs/photo-siren")
+        assert "steps" not in tomllib.loads((folder / "config.toml").read_text())["fit"]
+        name = () if flags else ("siren", photo)
+        status, out, err = inr("fit", *name, "--resume", "--seconds", "0.6", *flags, "--json")
+        assert status == 0 and 0.6 <= one_object(out)["seconds"] < 2, err
+        status, out, err = inr("fit", "--config", folder / "config.toml", "-o", "again", "--overwrite", "--json")
+        assert status == 0 and one_object(out)["seconds"] >= 0.6, err
+
+
+def test_memory_that_runs_out_is_one_line(inr, photo, monkeypatch):
+    from inr_scenes.signals.image import ImageSignal
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 80 GiB.")
+
+    monkeypatch.setattr(ImageSignal, "load", fail)
+    status, _, err = inr("fit", "siren", photo)
+    assert status == 1 and "out of memory" in err and len(err.strip().splitlines()) == 1
 
 
 def test_solve_resumes_and_says_how(inr, photo, tmp_path):
@@ -180,6 +206,10 @@ def test_pictures_in_half_precision(inr, photo, monkeypatch):
     (("fit", "siren", "photo.png", "--resume"), "no state.pt"),
     (("fit", "siren", "photo.png", "--device", "cuda:7"), "--device cpu"),
     (("fit", "siren", "photo.png", "--track", "wandb"), "not known"),
+    (("fit", "siren", "photo.png", "--warmup", "-1"), "must be 0 or more"),
+    (("fit", "siren", "photo.png", "--clip", "-1"), "must be 0 or more"),
+    (("fit", "siren", "photo.png", "--hidden-features", "0"), "at least 1"),
+    (("fit", "siren", "photo.png", "--omega-0", "0"), "above 0"),
     (("fit", "siren", "photo.png", "--until", "iou=0.9"), "reports psnr"),
     (("info", "photo.png"), "no archive"),
     (("export", "photo.png", "out.png"), "no archive"),

@@ -1,5 +1,6 @@
 import importlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -177,6 +178,13 @@ def test_resume_equals_uninterrupted(signal, changes, tmp_path):
         pass
     for p, q in zip(whole.parameters(), field.parameters()):
         assert torch.equal(p, q)
+
+
+def test_a_schedule_free_fit_that_ended_can_go_on(signal):
+    config = FitConfig(steps=10, batch=100, optimizer="schedule-free")
+    *_, last = steps(new(signal), signal, config)
+    *_, further = steps(new(signal), signal, replace(config, steps=40), resume=last.state())
+    assert further.step == 40 and further.metrics["psnr"] > last.metrics["psnr"]
 
 
 def test_divergence_keeps_the_last_good_state(signal):

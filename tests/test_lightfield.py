@@ -126,6 +126,16 @@ def test_like_takes_frame_size_and_background(toy):
     assert small.train.cameras.focal[0].allclose(toy.train.cameras.focal[0] / 2)
 
 
+def test_like_leaves_the_held_out_views_of_another_scene_behind(toy):
+    from inr_scenes.render import held_out
+    alone = LightFieldSignal(toy.train, like=toy.spec)
+    with pytest.raises(InrError, match="No views were held out"):
+        held_out(alone.spec)
+    swapped = LightFieldSignal(toy.test, toy.train, like=toy.spec)
+    assert torch.allclose(held_out(swapped.spec).poses, toy.train.cameras.poses)
+    assert "held_out" in toy.spec.meta
+
+
 def test_surface_interpolates_better_than_bare_rays(toy):
     """What the frame and the surface are for: views that were not seen."""
     scores = {}

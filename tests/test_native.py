@@ -150,3 +150,16 @@ def test_other_types_and_no_points_at_all():
     assert torch.allclose(field.double()(points.double()).float(), expected, atol=1e-5)
     with pytest.raises(RuntimeError, match="dtype"):        # as plain torch says, and nothing read amiss
         field(points)
+
+
+def test_memory_that_another_thread_took_in_between_is_made_anew():
+    class Taken(list):
+        def __bool__(self):
+            return True                 # as it was when one looked
+
+    pool = native.Pool(lambda size: [size])
+    pool.free[3,] = Taken()
+    assert pool.take(3) == [3]
+    memory = pool.take(4)
+    pool.give(memory, 4)
+    assert pool.take(4) is memory and pool.take(4) is not memory

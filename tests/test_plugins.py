@@ -95,6 +95,18 @@ def test_a_broken_plugin_disturbs_nobody(tmp_path, photo, fresh, inr, body, erro
     assert status == 1 and "Did you mean siren?" in err and error in err
 
 
+@pytest.mark.parametrize("hook", ["inr_priors", "inr_weights"])
+def test_a_plugin_that_breaks_in_a_hook_is_no_sound_one(tmp_path, fresh, inr, hook):
+    from inr_scenes.cli import doctor
+    (tmp_path / "broken.py").write_text(f"import inr_scenes as inr\n@inr.hookimpl\ndef {hook}():\n    return 1/0")
+    fresh.setenv("INR_PLUGINS", "broken.py")
+    status, out, _ = inr("plugins")
+    assert status == 0 and f"{hook}: ZeroDivisionError" in out
+    plugins.host.cache_clear()
+    with pytest.raises(InrError, match=f"broken: {hook}: ZeroDivisionError"):
+        doctor._plugins()
+
+
 def test_one_name_twice_names_both(tmp_path, fresh):
     body = ("import inr_scenes as inr\nclass A(inr.Field):\n    name = 'same'\n"
             "@inr.hookimpl\ndef inr_fields():\n    return [A]\n")

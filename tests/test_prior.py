@@ -174,6 +174,9 @@ def test_train_and_sample_from_the_command_line(inr, folder, small, tmp_path):
     status, _, err = inr("train", "latent-diffusion", "latents", "--crop", 2, 2)
     assert status == 1 and "--crop" in err
     assert not (tmp_path / "x").exists()
+    status, _, err = inr("sample", "prior", "-n", 1, "-o", "drawn", "--steps", 0, "--overwrite")
+    assert status == 1 and "--steps" in err
+    assert len(list((tmp_path / "drawn").iterdir())) == 6, "what cannot be drawn replaces nothing"
     status, out, err = inr("sample", "prior", "-n", 1, "-o", "drawn", "--steps", 3, "--overwrite", "--json")
     assert status == 0 and len(list((tmp_path / "drawn").iterdir())) == 2, "what was drawn before is gone"
     status, _, err = inr("train", "latent-diffusion", "latents", "--sheet", "-o", "other")

@@ -1,7 +1,9 @@
 """Inverse problems in small: what is recovered, against the naive answer or the closed form; and real measurements."""
 
+import importlib
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,14 +20,14 @@ from inr_scenes.fit import FitConfig, fit, steps
 from inr_scenes.mesh import mesh
 from inr_scenes.metrics import psnr
 from inr_scenes.plugins import find_problem
-from inr_scenes.problems import Problem
+from inr_scenes.problems import Problem, ct
 from inr_scenes.problems.ct import Tomography, project, view_angles
 from inr_scenes.problems.denoise import Denoising
 from inr_scenes.problems.inpaint import Inpainting
 from inr_scenes.problems.pde import Helmholtz, Wave
 from inr_scenes.problems.poisson import Poisson, differentiate
 from inr_scenes.problems.priors import bending, default_weight, total_variation
-from inr_scenes.problems.sdf import SignedDistance, side_of
+from inr_scenes.problems.sdf import SignedDistance, read_points, side_of
 from inr_scenes.problems.superres import SuperResolution
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.signals.shape import ShapeSignal
@@ -120,6 +122,12 @@ def test_a_mask_file_says_what_is_known(tmp_path):
     torch.testing.assert_close(problem.array()[:10], problem.truth.array()[:10])
     with pytest.raises(InrError, match="48×48 pixels, the image 20×30"):
         Inpainting.wrap(scene(20, 30), mask=str(tmp_path / "mask.png"))
+    Image.fromarray(mask // 255).save(tmp_path / "ones.png")
+    assert torch.equal(Inpainting.wrap(scene(), mask=str(tmp_path / "ones.png")).known, problem.known)
+    Image.fromarray(0 * mask).save(tmp_path / "dark.png")
+    for make in (Inpainting.wrap, Inpainting.load):
+        with pytest.raises(InrError, match="No pixel is known"):
+            make(scene() if make == Inpainting.wrap else tmp_path / "mask.png", mask=str(tmp_path / "dark.png"))
 
 
 def test_priors_of_fields_whose_derivatives_are_known():
@@ -176,6 +184,38 @@ def test_a_sinogram_file_is_recovered_in_its_own_units(tmp_path):
     found = decode_all(result.field)[..., 0] * problem.spec.meta["attenuation"]
     assert (found - 3.5 * blob).square().mean().sqrt() < 0.03 * 3.5
     assert result.metrics["psnr_fit"] > 35
+
+
+@pytest.mark.parametrize("name", ["angles.txt", "angles.npy"])
+def test_views_may_be_taken_at_any_angles(tmp_path, name):
+    degrees = np.random.default_rng(0).permutation(np.linspace(3, 176, 20).round(2))
+    np.savetxt(tmp_path / name, degrees) if name.endswith("txt") else np.save(tmp_path / name, degrees)
+    clean = Tomography.wrap(scene(), angles_file=str(tmp_path / name))
+    np.testing.assert_allclose(np.rad2deg(clean.angles), degrees, atol=1e-9)
+    np.save(tmp_path / "views.npy", clean.values * clean.size)
+    problem = Tomography.load(tmp_path / "views.npy", angles_file=str(tmp_path / name))
+    with torch.no_grad():
+        image = scene().sample(torch.arange(48 * 48))[1] + 1
+        again = problem.predict(lambda coords: image / problem.spec.meta["attenuation"] - 1, problem.angles)
+    torch.testing.assert_close(again, problem.values, atol=1e-4, rtol=1e-4)
+    np.save(tmp_path / "fewer.npy", clean.values[:19])
+    with pytest.raises(InrError, match=f"{name} holds 20 angles, .*fewer.npy 19 views"):
+        Tomography.load(tmp_path / "fewer.npy", angles_file=str(tmp_path / name))
+
+
+def test_files_that_hold_no_angles_are_refused(tmp_path):
+    (tmp_path / "words.txt").write_text("these are words")
+    (tmp_path / "table.txt").write_text("1 2\n3 4\n")
+    np.save(tmp_path / "nan.npy", np.full(4, np.nan))
+    for name in ("words.txt", "table.txt", "nan.npy"):
+        with pytest.raises(InrError, match=f"{name} does not hold angles"):
+            Tomography.wrap(scene(12, 12), angles_file=str(tmp_path / name))
+
+
+def test_a_sinogram_of_many_detectors_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(ct, "back_project", lambda sinogram, angles: torch.full((4097, 4097, 1), 2.0))
+    np.save(tmp_path / "views.npy", np.ones((2, 4097), np.float32))
+    assert Tomography.load(tmp_path / "views.npy").spec.meta["attenuation"] == 2
 
 
 @pytest.mark.parametrize("stencil", ["corners", "sobel"])
@@ -296,6 +336,19 @@ def test_point_clouds_are_read_with_their_normals(sphere, tmp_path):
         assert cosine.min() > 0.999
     sphere.export(tmp_path / "mesh.ply")
     assert len(SignedDistance.load(tmp_path / "mesh.ply", samples=500)) == 500
+
+
+def test_colours_of_points_are_not_taken_for_normals(sphere, tmp_path):
+    plain = np.concatenate([sphere.vertices, sphere.vertex_normals], 1)
+    np.savetxt(tmp_path / "plain.xyz", plain)
+    for colours in (np.random.default_rng(0).integers(0, 256, sphere.vertices.shape),
+                    np.random.default_rng(0).random(sphere.vertices.shape)):
+        np.savetxt(tmp_path / "nine.xyz", np.insert(plain, [3] * 3, colours, 1))
+        for found, expected in zip(read_points(tmp_path / "nine.xyz"), read_points(tmp_path / "plain.xyz")):
+            assert torch.equal(found, expected)
+        np.savetxt(tmp_path / "six.xyz", np.concatenate([sphere.vertices, colours], 1))
+        with pytest.raises(InrError, match="six.xyz: columns 4 to 6 look like colours"):
+            read_points(tmp_path / "six.xyz")
 
 
 def test_a_shape_signal_is_simulated_from_its_mesh(sphere):
@@ -424,6 +477,7 @@ BAD = [
     ("superres", {"factor": 16}, "too small"), ("denoise", {"photons": 0.0}, "--photons"),
     ("denoise", {"prior": "tw"}, "Did you mean tv"), ("inpaint", {"keep": 0.0}, "--keep"),
     ("inpaint", {"weight": -1.0}, "--weight"), ("ct", {"angles": 0}, "--angles"),
+    ("ct", {"detectors": -5}, "--detectors -5 must"), ("ct", {"detectors": 0}, "--detectors 0 must"),
     ("poisson", {"derivative": "third"}, "gradient or laplacian"), ("helmholtz", {"layer": 1.0}, "--layer"),
     ("wave", {"speed": 0.0}, "--speed"), ("superres", {"factor": "two"}, "should be int"),
 ]
@@ -474,3 +528,28 @@ def test_solve_from_the_command_line(inr, tmp_path):
     assert "relative_error" in json.loads(out)["metrics"]
     status, out, err = inr("solve", "helmholtz", "siren", "photo.png", "-o", "d", *small)
     assert status == 1 and "takes no signal: leave 'photo.png' away" in err
+
+
+def test_the_best_over_a_run_is_not_below_its_end(inr, tmp_path, monkeypatch):
+    monkeypatch.setattr(ImageSignal, "probe", lambda self, field, samples=0: {"psnr": 1.0})     # a look sees a sample
+    Image.fromarray((scene(24, 24).array().numpy() * 255).astype(np.uint8)).save(tmp_path / "photo.png")
+    status, out, err = inr("solve", "denoise", "siren", "photo.png", "-o", "run", "--hidden-features", "8",
+                           "--hidden-layers", "1", "--steps", "3", "--json")
+    assert status == 0, err
+    result = json.loads(out)
+    assert result["metrics"]["psnr"] > 2
+    assert result["best_over_run"] == {"psnr": result["metrics"]["psnr"], "step": 3}
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    row = importlib.import_module("inverse_problems").solve(Denoising.wrap(scene(24, 24)), "siren", 8, steps=3)
+    assert row["best psnr"] == row["psnr"] > 2
+
+
+def test_a_flag_s_value_is_not_taken_for_the_problem(inr, tmp_path):
+    Image.fromarray((scene(24, 24).array().numpy() * 255).astype(np.uint8)).save(tmp_path / "photo.png")
+    small = ("--hidden-features", "16", "--hidden-layers", "1", "--steps", "2", "--json")
+    status, _, err = inr("solve", "-o", "denoise", "superres", "siren", "photo.png", *small)
+    assert status == 0, err
+    assert (tmp_path / "denoise").is_dir() and not (tmp_path / "superres").exists()
+    assert json.loads(inr("info", "denoise", "--json")[1])["fit"]["problem"] == "superres"
+    status, _, err = inr("solve", "-o", "superres", "siren", "photo.png")
+    assert status == 1 and "no problem 'siren'" in err

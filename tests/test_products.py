@@ -1,14 +1,15 @@
-"""Float32 products by oneDNN: right at every size, for any network, and only where no gradient is wanted."""
+"""Float32 products by oneDNN: right at every size, for any network, and so are their derivatives of any order."""
 
 import pytest
 import torch
 from torch.nn.functional import linear
 
-from inr_scenes.derivatives import gradient
 from inr_scenes.field import Field, build
+from inr_scenes.fit import fit
 from inr_scenes.kernels import products
 from inr_scenes.kernels.choice import choose
 from inr_scenes.kernels.products import WORTH, laid_out, over_rows, product, quick
+from inr_scenes.signals.image import ImageSignal
 from inr_scenes.testing import small_signal
 
 pytestmark = pytest.mark.skipif(not products.available(), reason="oneDNN is no quicker here")
@@ -84,11 +85,39 @@ def test_any_field_is_evaluated_by_them_and_stays_as_it_was(taken):
     assert len(taken) == 2
 
 
-def test_gradients_and_few_rows_and_other_types_are_left_to_torch(taken):
-    field = build(Plain, small_signal("image").spec, seed=0)
-    coords = (torch.rand(1200, 2) * 2 - 1).requires_grad_()
-    torch.autograd.grad(field.stored(coords).sum(), [coords, *field.parameters()])
-    assert gradient(field, coords.detach(), 0).shape == (1200, 2)
+def derivatives(x, weight, bias, scale):
+    """Return a layer's values, their first derivatives and those of a function of these."""
+    inputs = [t.clone().requires_grad_() for t in (x, weight, bias)]
+    values = linear(*inputs).sin()
+    first = torch.autograd.grad((values * scale).sum(), inputs, create_graph=True)
+    second = torch.autograd.grad(sum(g.square().sum() for g in first), inputs, create_graph=True)
+    third = torch.autograd.grad(sum(g.square().sum() for g in second), inputs)
+    return values, *first, *second, *third
+
+
+@pytest.mark.parametrize("shape, columns", [((700, 160), 256), ((3, 250, 40), 300), ((2000, 300), 7)])
+def test_derivatives_of_any_order_are_those_of_float64(shape, columns, taken):
+    x, weight, bias = torch.randn(shape), torch.randn(columns, shape[-1]) / shape[-1], torch.randn(columns)
+    scale = torch.randn(*shape[:-1], columns)
+    with quick(torch.device("cpu")):
+        found = derivatives(x, weight, bias, scale)
+    assert len(taken) > 6
+    for mine, true in zip(found, derivatives(*(t.double() for t in (x, weight, bias, scale)))):
+        assert mine.shape == true.shape and (mine - true).norm() < 1e-5 * true.norm()
+
+
+def test_a_fit_in_float32_takes_them_and_ends_as_with_torch(taken):
+    signal, ends = ImageSignal.from_array(torch.rand(40, 30, 3).numpy()), []
+    for kernel in ("auto", "torch"):
+        field = build(Plain, signal.spec, seed=0)
+        fit(field, signal, steps=5, batch=0, precision="32", kernel=kernel)
+        ends.append(torch.cat([p.detach().flatten() for p in field.parameters()]))
+        assert (len(taken) >= 15) is (kernel == "auto")
+        taken.clear()
+    assert torch.allclose(*ends, atol=1e-5)
+
+
+def test_few_rows_and_other_types_are_left_to_torch(taken):
     x, weight = torch.randn(1024, 64), torch.randn(WORTH >> 16, 64)
     with torch.no_grad(), quick(torch.device("cpu")):
         assert torch.equal(linear(x[1:], weight), x[1:] @ weight.T)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from PIL import Image
 import inr_scenes
 from inr_scenes.archive import header as archive_header
 from inr_scenes.errors import InrError
-from inr_scenes.regions import grown, side_of
+from inr_scenes.regions import around_mesh, grown, side_of
+from inr_scenes.spec import Frame
 from inr_scenes.testing import small_signal
 
 pytest.importorskip("inr_local_global")
@@ -131,6 +133,16 @@ def test_a_mesh_grows_in_the_world(inr, tmp_path):
     assert facts["metrics"]["iou_new"] > 0.85
     inside = torch.tensor([[0.9, 0.0, 0.0], [0.9, 0.53, 0.0]], dtype=torch.float64)
     assert big.inside(inside).tolist() == [True, False]
+
+
+def test_a_mesh_that_reaches_beyond_other_sides_is_told():
+    spec = small_signal("shape").spec.replace(frame=Frame.of((0, 0, 0), 1.0))
+    with pytest.warns(UserWarning, match=r"on side \+y, -z: what lies there is left out"):
+        larger, _ = around_mesh(spec, "+x", [[-0.5, -0.5, -1.5], [2.0, 1.5, 0.5]])
+    assert larger.shape[:2] == spec.shape[:2] and larger.shape[2] > spec.shape[2]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        around_mesh(spec, "+x", [[-1.0, -1.0, -1.0], [2.0, 1.0, 1.0]])
 
 
 def test_sides():

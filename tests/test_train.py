@@ -14,6 +14,7 @@ from inr_scenes.batches import Drawer
 from inr_scenes.dataset import open_set
 from inr_scenes.errors import InrError
 from inr_scenes.generalizable import BoundField, build_model, concentration, pack, token_maps, unpack
+from inr_scenes.guard import Diverged
 from inr_scenes.plugins import host
 from inr_scenes.train import TrainConfig, check, train_steps
 from inr_scenes.validation import Validation, predict
@@ -62,6 +63,29 @@ def test_a_corrupt_or_odd_file_is_named_and_skipped_or_stops(picture, folder, tm
     assert not [p for p in (tmp_path / "fresh").iterdir()], "a stopped decoding leaves nothing behind"
     with pytest.raises(InrError, match="no signals"):
         open_set(tmp_path / "cache", cache=tmp_path / "x")
+
+
+def test_a_picture_that_is_mended_or_edited_within_its_folder_is_noticed(picture, tmp_path):
+    for name in "ab":
+        (tmp_path / "views" / name).mkdir(parents=True)
+        for i in range(2):
+            Image.fromarray(picture(i, 8)).save(tmp_path / "views" / name / f"view_00_0{i}.png")
+    place = tmp_path / "views" / "b" / "view_00_01.png"
+    place.write_bytes(b"no picture at all")
+
+    def found():
+        return open_set(tmp_path / "views", kind="lightfield", options={"surface": False}, cache=tmp_path / "cache")
+
+    with pytest.warns(UserWarning, match="left out"):
+        assert found().names == ("a",)
+    Image.fromarray(picture(1, 8)).save(place)
+    mended = found()
+    assert mended.names == ("a", "b") and np.array_equal(mended[0].data, mended[1].data)
+    Image.fromarray(picture(2, 8)).save(place)
+    edited = found()
+    assert np.array_equal(edited[1].data[64:].reshape(8, 8, 3), picture(2, 8))
+    (tmp_path / "views" / "b" / "gone.png").symlink_to("nowhere")
+    assert len(found()) == 2
 
 
 def test_parts_are_taken_of_pictures_of_any_size(folder, tmp_path):
@@ -158,6 +182,26 @@ def test_resuming_gives_the_same_weights(signals):
         pass
     for name, value in whole.state_dict().items():
         assert torch.equal(value, second.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_a_training_that_diverges_keeps_the_last_good_weights(signals, ema, monkeypatch):
+    training, _ = signals.split(2)
+    model, seen, real = lainr(signals), [], type(lainr(signals)).loss
+
+    def loss(self, batch):
+        seen.append([p.detach().clone() for p in self.parameters()])
+        return real(self, batch) * (float("nan") if len(seen) > 60 else 1.0)
+
+    monkeypatch.setattr(type(model), "loss", loss)
+    config = TrainConfig(steps=200, batch=2, points=16, ema=ema, clip=0.0, warmup=0, device="cpu")
+    with pytest.raises(Diverged, match="last good weights were kept"):
+        for _ in train_steps(model, training, config):
+            pass
+    assert len(seen) == 75
+    if not ema:             # those of the look before: of the 25th step, whose loss came before it
+        assert all(torch.equal(p, q) for p, q in zip(model.parameters(), seen[25]))
+    assert all(p.isfinite().all() for p in model.parameters())
 
 
 def _saved(state):
@@ -466,6 +510,24 @@ def test_tokens_refuses_what_it_cannot_draw(inr, run, folder):
                            (["t.png", "--view", 2], "--view")):
         status, _, err = inr("tokens", "one.safetensors", *flags)
         assert status == 1 and message in err and len(err.strip().splitlines()) == 1
+
+
+def test_a_signal_is_where_the_field_is_before_it_is_refined(inr, run, folder, monkeypatch):
+    from inr_scenes.cli import encode
+    from inr_scenes.signal import GridSignal
+    order = []
+    monkeypatch.setattr(GridSignal, "to", lambda self, device: order.append("moved") or self)
+    monkeypatch.setattr(encode, "refine", lambda *_: order.append("refined"))
+    assert inr("encode", run, folder / "03.png", "-o", "one.safetensors", "--steps", 1)[0] == 0
+    assert order[:2] == ["moved", "refined"]
+
+
+def test_support_views_move_with_their_light_field():
+    from inr_scenes.generalizable import SupportViews
+    from inr_scenes.testing import small_signal
+    signal = small_signal("lightfield")
+    seen = SupportViews(signal, [1, 4])
+    assert seen.to("meta") is seen and seen.index.device == seen.device == signal.device == torch.device("meta")
 
 
 def test_few_shot_light_fields(tmp_path):

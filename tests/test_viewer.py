@@ -1,7 +1,9 @@
+import importlib
 import socket
 import threading
 import time
 import urllib.request
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +40,33 @@ def test_the_page_is_served():
             time.sleep(0.1)
     thread.join()
     assert status == 200
+
+
+def test_a_browser_ends_at_its_newest_view_drawn_once(monkeypatch):
+    """viser calls from many threads: one draws while the camera moves on twice and two more calls wait."""
+    from inr_scenes.viewer import _follow
+    field = build(Siren, small_signal("lightfield").spec, SMALL, seed=0)
+    begun, go, drawn, calls, browsers = threading.Event(), threading.Event(), [], [], []
+
+    def frames(_, camera):
+        begun.set()
+        assert go.wait(10)
+        yield float(camera.poses[0, 0, 3])
+
+    monkeypatch.setattr(importlib.import_module("inr_scenes.render"), "frames", frames)
+    camera = SimpleNamespace(wxyz=(1.0, 0, 0, 0), fov=1.0, aspect=1.0, on_update=calls.append)
+    scene = SimpleNamespace(set_background_image=lambda image, format: drawn.append(image))
+    _follow(SimpleNamespace(on_client_connect=browsers.append), field, 8)
+    browsers[0](SimpleNamespace(camera=camera, scene=scene))
+    threads = [threading.Thread(target=calls[0]) for _ in range(3)]
+    for x, thread in enumerate(threads):
+        camera.position = (float(x), 0.0, 0.0)
+        thread.start()
+        assert begun.wait(10)
+    go.set()
+    for thread in threads:
+        thread.join(10)
+    assert drawn == [0.0, 2.0]
 
 
 def test_only_scenes_are_viewed():

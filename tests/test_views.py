@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -69,8 +70,34 @@ def test_a_pack_becomes_light_fields(pack, tmp_path):
     from inr_scenes.signals.lightfield import LightFieldSignal
     signal = LightFieldSignal.load(place)
     assert len(signal.spec.cameras) == 6 and len(signal.test) == 2
-    assert [line for line in render_set(pack, tmp_path / "views", views=8, size=32, test=2)] == [
+    assert list(render_set(pack, tmp_path / "views", views=8, size=32, test=2, shading="flat")) == [
         {"name": "sets/red", "kept": 1}, {"name": "blue", "kept": 1}]
+
+
+@pytest.mark.parametrize("changes, message", [({"size": 32}, "--size 16, not 32"), ({"views": 4}, "--views 3, not 4"),
+                                              ({"shading": "flat"}, "--shading lambert, not flat")])
+def test_what_is_there_in_other_settings_is_not_kept_silently(pack, tmp_path, changes, message):
+    settings = {"views": 3, "size": 16, "test": 1}
+    list(render_set(pack, tmp_path / "views", **settings))
+    shutil.rmtree(tmp_path / "views" / "sets_red")
+    with pytest.raises(InrError, match=f"blue was rendered with {message}: choose another folder"):
+        list(render_set(pack, tmp_path / "views", **settings | changes))
+    assert not (tmp_path / "views" / "sets_red").exists(), "nothing is rendered beside it"
+    assert [line["name"] for line in render_set(pack, tmp_path / "views", **settings) if "kept" in line] == ["blue"]
+
+
+def test_an_object_of_before_settings_were_written_tells_its_size(pack, tmp_path):
+    list(render_set(pack, tmp_path / "views", views=3, size=16, test=1, limit=1))
+    place = tmp_path / "views" / "sets_red" / "transforms_train.json"
+    found = json.loads(place.read_text())
+    del found["rendered"]
+    place.write_text(json.dumps(found))
+    with pytest.raises(InrError, match="--size 16, not 32"):
+        list(render_set(pack, tmp_path / "views", views=3, size=32, test=1))
+    assert "kept" in next(render_set(pack, tmp_path / "views", views=3, size=16, test=1))
+    place.write_text("{")
+    with pytest.raises(InrError, match="sets_red is damaged"):
+        list(render_set(pack, tmp_path / "views", views=3, size=16, test=1))
 
 
 def test_rgba_and_folders_and_what_cannot_be_read(tmp_path):

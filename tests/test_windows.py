@@ -1,5 +1,7 @@
 """Signals of any size through a model of one size: windows, their blending, crops and archives; random parts."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -61,6 +63,24 @@ def test_a_window_sees_and_says_what_the_model_alone_would(model, signals):
                        == [i == k for i in range(len(field.windows))])
     whole, own = decode_all(field), decode_all(alone)
     assert torch.allclose(whole[row, column], own[row - corner[0], column - corner[1]], atol=1e-5)
+    window = field.window(k)
+    assert torch.allclose(decode_all(window), own, atol=1e-5) and window.spec.axes == alone.spec.axes
+
+
+def test_the_tokens_of_one_window_are_mapped(model, inr, tmp_path):
+    field = encode(model, image(50, 61))
+    archive.save(field, tmp_path / "large.safetensors")
+    archive.save(encode(model, image(16, 16)), tmp_path / "one.safetensors")
+    status, out, err = inr("tokens", "large.safetensors", "middle.png", "--json")
+    assert status == 0, err
+    corner = field.windows.corners[json.loads(out)["window"]]
+    assert json.loads(out)["tokens"] == 8 and abs(corner[0] + 8 - 25) <= 8 and abs(corner[1] + 8 - 30) <= 8
+    assert Image.open(tmp_path / "middle.png").size == (3 * 17, 3 * 17)
+    assert inr("tokens", "large.safetensors", "first.png", "--window", 0)[0] == 0
+    assert (tmp_path / "first.png").read_bytes() != (tmp_path / "middle.png").read_bytes()
+    for name, number, message in (("large", 99, "not among the"), ("one", 0, "in one piece")):
+        status, _, err = inr("tokens", f"{name}.safetensors", "x.png", "--window", number)
+        assert status == 1 and message in err and len(err.strip().splitlines()) == 1
 
 
 def test_a_windowed_field_is_pointwise_and_continuous(model):

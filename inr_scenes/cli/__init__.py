@@ -48,10 +48,11 @@ def main(argv: list[str] | None = None) -> int:
             raise
         sys.stderr.write(f"inr {name}: {error.strerror or error}{f': {error.filename}' if error.filename else ''}.\n")
         return 1
-    except MemoryError as error:
-        if debug:
-            raise
-        sys.stderr.write(f"inr {name}: out of memory ({error}). Take a smaller --resolution, --size or --batch.\n")
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).splitlines()[0] if str(error) else ""
+        if debug or not (isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text):
+            raise                               # torch says so by a RuntimeError
+        sys.stderr.write(f"inr {name}: out of memory ({text}). Take a smaller --resolution, --size or --batch.\n")
         return 1
 
 

@@ -111,7 +111,8 @@ def _plugins() -> str:
     from ..errors import InrError
     from ..plugins import conflicts, host
 
-    broken = [f"{p.name}: {p.error}" for p in host().plugins if p.error] + conflicts()
-    if broken:
-        raise InrError("; ".join(broken))
+    twice = conflicts()                 # calls every hook: a plugin may break in one
+    broken = [f"{p.name}: {p.error}" for p in host().plugins if p.error]
+    if broken or twice:
+        raise InrError("; ".join(broken + twice))
     return f"{len(host().plugins)} loaded"

@@ -133,11 +133,11 @@ def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: d
     start = time.perf_counter()
     field = encode(model, seen, signal.spec, options.windows, options.overlap)
     seconds = {"encode": time.perf_counter() - start}
+    seen.to(field.device)                           # and with its views the whole light field
     if options.steps:
         start = time.perf_counter()
         refine(field, seen, options.steps, options.tune, options.lr, options.device)
         seconds["refine"] = time.perf_counter() - start
-    signal.to(field.device)
     share = options.bits if options.share else None
     facts = {"signal": str(path), "kind": signal.kind, "steps": options.steps,
              "seconds": round(sum(seconds.values()), 3), "model": _name(options.archive)}

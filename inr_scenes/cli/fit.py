@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InrError, suggestion
+from ..settings import converted
 from .common import Output, parse, words
 from .run import CONFIG, Run, RunOptions, budget, execute, plain, read_config
 
@@ -63,12 +64,9 @@ def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str,
     stored = section_of(config, "load") | section_of(config, "run")
     first = parse(parts, arguments, prog=command, description=describe(cls), defaults=stored)
     options = first[RunOptions]
-    if options.preset not in cls.presets():
-        raise InrError(f"{name} has no preset {options.preset!r}.{suggestion(options.preset, cls.presets())} "
-                       f"Known: {', '.join(cls.presets())}.")
+    check_preset(cls, options.preset)
     target = Run(options, f"{Path(source.path or source.facts.get('problem', 'signal')).stem}-{name}")
-    there = options.resume and not config and (target.folder / CONFIG).is_file()
-    if there and (own := read_config(target.folder)):       # the default folder's, which --output did not name
+    if not config and (own := target.own_config()):         # the default folder's, which --output did not name
         return fit_to(source, name, arguments, own)
     check_config(config, {"run": (RunOptions,), "load": source.options, "model": (cls.Config,), "fit": (FitConfig,)})
     signal = source.load(first)
@@ -77,7 +75,8 @@ def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str,
     if grid and hasattr(signal, "regrid"):
         signal.regrid(grid)
     defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **section_of(config, "fit")}
-    chosen = parse(parts, arguments, prog=command, description=describe(cls), defaults=budget(defaults, given))
+    chosen = parse(parts, arguments, prog=command, description=describe(cls),
+                   defaults=budget(defaults, given, section_of(config, "fit")))
     fit_config = chosen[FitConfig]
     field = build(cls, signal.spec, values(chosen[cls.Config]), seed=fit_config.seed)
     load = {k: v for part in source.options for k, v in plain(chosen[part]).items()} | ({"grid": grid} if grid else {})
@@ -86,6 +85,13 @@ def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str,
                 "model": plain(chosen[cls.Config]), "fit": plain(fit_config)}
     facts = {"field": name, "signal": str(source.path), "kind": signal.kind, **source.facts}
     return execute(target, field, signal, fit_config, facts, settings, command=source.command.split()[0])
+
+
+def check_preset(cls: type, preset: str) -> None:
+    """Raise InrError for a preset that a field does not have."""
+    if preset not in cls.presets():
+        raise InrError(f"{cls.name} has no preset {preset!r}.{suggestion(preset, cls.presets())} "
+                       f"Known: {', '.join(cls.presets())}.")
 
 
 def usage(command: str, arguments: list[str], what: tuple[type, ...], positional: Sequence[str], text: str | None):
@@ -164,34 +170,38 @@ def _broken() -> str:
 
 def configuration(arguments: Sequence[str]) -> dict[str, Any]:
     """Read --config, or a resumed run's own config.toml."""
-    def value(*flags):
-        for i, a in enumerate(arguments):
-            if a in flags and i + 1 < len(arguments):
-                return arguments[i + 1]
-            for flag in flags:
-                if a.startswith(f"{flag}="):
-                    return a.partition("=")[2]
-        return None
-
-    path = value("--config")
-    if path is None and "--resume" in arguments and (folder := value("-o", "--output")):
+    path = value_of(arguments, "--config")
+    if path is None and "--resume" in arguments and (folder := value_of(arguments, "-o", "--output")):
         path = Path(folder).expanduser() / CONFIG
         if not path.is_file():
             return {}
     return read_config(path) if path is not None else {}
 
 
+def value_of(arguments: Sequence[str], *flags: str) -> str | None:
+    """Return the value of the first of some flags that was given, before they are parsed."""
+    for word, following in zip(arguments, [*arguments[1:], None]):
+        if word in flags and following is not None:
+            return following
+        flag, _, value = word.partition("=")
+        if flag in flags and value:
+            return value
+    return None
+
+
 def check_config(config: Mapping[str, Any], sections: Mapping[str, Sequence[type]]) -> None:
-    """Raise InrError for a section or a name that a file of settings should not hold."""
+    """Raise InrError for a section, a name or a value that a file of settings should not hold."""
     for section, entries in config.items():
         if not isinstance(entries, Mapping):
             continue
         if section not in sections:
             raise InrError(f"The settings have a section [{section}].{suggestion(section, sections)} "
                            f"Known: {', '.join(sections)}.")
-        known = {f.name for part in sections[section] for f in dataclasses.fields(part)} | {"grid"}
-        for name in entries:
-            if name not in known:
+        known = {f.name: part for part in sections[section] for f in dataclasses.fields(part)}
+        for name, value in entries.items():
+            if name in known:
+                converted(known[name], {name: value}, f"The settings' [{section}]")
+            elif name != "grid":
                 raise InrError(f"The settings have {name!r} in [{section}], which is no option."
                                f"{suggestion(name, known)}")
 

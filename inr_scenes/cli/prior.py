@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InrError, suggestion
+from ..errors import InrError
 from .common import Output, note, parse
-from .fit import check_config, describe, flags, held_back, section_of, values, wants_help
+from .fit import check_config, check_preset, describe, flags, held_back, section_of, values, wants_help
 from .run import Run, RunOptions, budget, execute, plain
 
 OF_SIGNALS = {"points", "views", "crop", "zoom", "augment"}     # settings that say what is seen of signals
@@ -46,16 +46,17 @@ def train(name: str, folder: str | None, arguments: Sequence[str], config: Mappi
     command = f"train {name}"
     first = parse(parts, arguments, prog=command, description=describe(cls), defaults=stored)
     run, options = first[RunOptions], first[LatentOptions]
-    if run.preset not in cls.presets():
-        raise InrError(f"{name} has no preset {run.preset!r}.{suggestion(run.preset, cls.presets())} "
-                       f"Known: {', '.join(cls.presets())}.")
+    check_preset(cls, run.preset)
     if run.sheet:
         raise InrError("--sheet shows a reconstruction, and a prior reconstructs nothing: inr sample draws a sheet.")
     target = Run(run, f"{Path(folder).expanduser().resolve().name}-{name}")
+    if not config and (own := target.own_config()):
+        return train(name, folder, arguments, own)
     found = open_latents(folder, model=options.model, classes=options.classes)
     recipe = cls.suggest(found, run.preset)
     defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **section_of(config, "fit")}
-    chosen = parse(parts, arguments, prog=command, description=describe(cls), defaults=budget(defaults, given))
+    chosen = parse(parts, arguments, prog=command, description=describe(cls),
+                   defaults=budget(defaults, given, section_of(config, "fit")))
     settings = chosen[TrainConfig]
     check(settings)
     options = held_back(options, len(found), given | section_of(config, "load").keys())

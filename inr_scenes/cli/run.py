@@ -8,7 +8,7 @@ import os
 import shutil
 import signal as signals
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,10 @@ class Run:
             raise InrError(f"{self.folder} is there already. Continue it with --resume, replace it with --overwrite, "
                            f"or choose another folder with -o.")
 
+    def own_config(self) -> dict[str, Any]:
+        """Return the settings a run that is to be resumed was begun with; empty if it is not."""
+        return read_config(self.folder) if self.options.resume and (self.folder / CONFIG).is_file() else {}
+
     @property
     def archive(self) -> Path:
         """The archive's path."""
@@ -109,7 +113,12 @@ class Run:
             temporary.write_bytes(packed.getbuffer())
 
     def try_to_save(self, state: dict[str, Any]) -> None:
-        """Write the state; a full disk is told once, and the fit goes on: it may outlast it."""
+        """Write the state, unless it is of a fit that diverges: the last good one is to stay.
+
+        A full disk is told once, and the fit goes on: it may outlast it.
+        """
+        if not all(value.isfinite().all() for value in state["field"].values() if value.is_floating_point()):
+            return
         try:
             self.save_state(state)
         except InrError as error:
@@ -155,15 +164,19 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
     if run.options.track == "tensorboard":
         looped = track.tensorboard(looped, run.folder / "tensorboard", lambda: signal.pictures(field))
     last, diverged, best = None, None, {}
+
+    def look(metrics: dict[str, float], step: int) -> None:
+        name = signal.main_metric
+        if name in metrics and (not best or reaches(name, metrics[name], best[name])):
+            best.update({name: metrics[name], "step": step})
+
     done = {"step": state["step"], "seconds": state["seconds"]} if state else {"step": 0, "seconds": 0.0}
     with interrupts() as stopped:
         saved = done["seconds"]
         try:
             for last in track.bar(looped, config.steps, facts["field"]):
                 done = {"step": last.step, "seconds": last.seconds}
-                main = last.metrics.get(signal.main_metric)
-                if main is not None and (not best or reaches(signal.main_metric, main, best[signal.main_metric])):
-                    best = {signal.main_metric: main, "step": last.step}
+                look(last.metrics, last.step)
                 if last.seconds - saved >= run.options.save_every or stopped:
                     saved = last.seconds
                     run.try_to_save(last.state())
@@ -179,6 +192,7 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
         round_weights(field, run.options.dtype)
         field.eval()
         metrics = {} if stopped else signal.metrics(field)
+        look(metrics, done["step"])             # probes see a sample, so the end may be better than any of them
         save(field, run.archive, metrics=metrics, fit={**done, **facts, "load": settings["load"]},
              dtype=run.options.dtype)
     if stopped:
@@ -220,10 +234,13 @@ def plain(settings) -> dict[str, Any]:
     return {name: value for name, value in to_dict(settings).items() if value is not None}
 
 
-def budget(fit: dict[str, Any], given: set[str]) -> dict[str, Any]:
-    """Let --seconds alone end a fit when --steps was not asked for."""
-    if "seconds" in given and "steps" not in given:
-        return {**fit, "steps": None}
+def budget(fit: dict[str, Any], given: Collection[str], stored: Collection[str] = ()) -> dict[str, Any]:
+    """Let seconds alone end a fit when they were asked for and steps were not: by flags, else by a file's settings."""
+    for names in (given, stored):
+        if "steps" in names:
+            return fit
+        if "seconds" in names:
+            return {**fit, "steps": None}
     return fit
 
 

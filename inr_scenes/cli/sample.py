@@ -1,5 +1,6 @@
 """inr sample ARCHIVE -o OUT: draw new signals from a prior over latents."""
 
+import itertools
 import math
 import time
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ def _write(fields, output: Path, options: Sample, prior, exported: str) -> list[
              "kind": prior.spec.kind}
     if output.suffix.lower() == ".safetensors":
         return [save(next(fields), output, fit=facts)]
+    fields = itertools.chain([next(fields)], fields)        # nothing is removed before drawing has proved possible
     for old in output.glob("*") if output.is_dir() else ():
         if old.is_file() and old.stem.isdigit() and len(old.stem) == DIGITS:
             old.unlink()

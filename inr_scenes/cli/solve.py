@@ -6,7 +6,9 @@ from typing import Any
 
 from ..errors import InrError
 from ..plugins import host
+from .common import Output, words
 from .fit import Source, configuration, fit_to, names, usage, values, wants_help
+from .run import RunOptions
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,23 @@ class Measured:
 def run(arguments: list[str]) -> dict[str, Any] | None:
     """Recover a signal from measurements: simulated from a clean one for study, or real ones with --measured."""
     from ..api import signal_class
+    from ..fit import FitConfig
     from ..plugins import find_problem
 
     config = configuration(arguments)
     problems = {cls.name: cls for cls in (item for item, _ in host().collect("inr_problems"))}
-    name = next((a for a in arguments if a in problems), config.get("problem"))
+    more = (Measured, *(cls.Options for cls in problems.values()))
+    places = words(arguments, (RunOptions, FitConfig, Output, *(cls.Config for cls in host().fields()),
+                               *(cls.Options for cls in host().signals()), *more))
+    at = next((i for i in places if arguments[i] in problems), None)
+    name = config.get("problem") if at is None else arguments[at]
     if name is None:
-        word = next((a for a in arguments if not a.startswith("-")), None)
+        word = next((arguments[i] for i in places), None)
         if word is not None and not wants_help(arguments):
             find_problem(word)                  # says that there is none, and what there is
         return usage("solve", arguments, (What,), ("problem", "field", "signal"), run.__doc__)
     problem = problems[name]
-    rest = list(arguments)
-    if name in rest:
-        rest.remove(name)
-    field, path, rest = names(rest, config, more=(Measured, *(cls.Options for cls in problems.values())))
+    field, path, rest = names([a for i, a in enumerate(arguments) if i != at], config, more=more)
     if field is None:
         return usage("solve", arguments, (What,), ("problem", "field", "signal"), run.__doc__)
     if not problem.kinds:

@@ -20,6 +20,8 @@ class Tokens:
     """The model that latents stored alone need."""
     view: int = 0
     """Light fields: the view that is mapped."""
+    window: int | None = None
+    """Signals encoded in windows: the one that is mapped; default: the middle one."""
     resolution: int = 64
     """Longest side of a map."""
     device: str = "auto"
@@ -41,14 +43,26 @@ def run(arguments: list[str]) -> dict[str, Any]:
     field = open(options.archive, device=options.device, model=options.model)
     if not isinstance(field, BoundField):
         raise InrError(f"{options.archive} has no latent tokens; inr encode makes archives that have.")
-    if isinstance(field, WindowedField):
-        raise InrError(f"{options.archive} has the tokens of {len(field.windows)} windows; tokens are mapped for "
-                       f"signals encoded in one piece: inr encode … --no-windows, or a signal of the model's size.")
+    if options.window is not None and not isinstance(field, WindowedField):
+        raise InrError(f"--window chooses one of several; {options.archive} was encoded in one piece.")
+    window = _window(field.windows, options.window) if isinstance(field, WindowedField) else None
+    field = field if window is None else field.window(window)
     coords, shape = _places(field.spec, options)
     maps = token_maps(field, coords.to(field.device)).cpu()
     with atomic(options.output) as temporary:
         write_image(temporary, _montage(maps.reshape(-1, *shape).numpy()))
-    return {"output": options.output, "tokens": len(maps), "concentration": concentration(maps)}
+    return {"output": options.output, "tokens": len(maps), "concentration": concentration(maps),
+            **({} if window is None else {"window": window})}
+
+
+def _window(windows, chosen: int | None) -> int:
+    """Return the number of the chosen window, or of the one nearest to the middle of all."""
+    if chosen is None:
+        middle = [sum(along) / len(windows) for along in zip(*windows.corners)]
+        return min(range(len(windows)), key=lambda i: math.dist(windows.corners[i], middle))
+    if not 0 <= chosen < len(windows):
+        raise InrError(f"--window {chosen} is not among the {len(windows)} windows.")
+    return chosen
 
 
 def _places(spec, options: Tokens):

@@ -2,13 +2,27 @@
 
 import functools
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InrError, suggestion
+from ..errors import InrError
 from .common import Output, note, parse
-from .fit import Names, check_config, configuration, describe, flags, held_back, names, section_of, values, wants_help
+from .fit import (
+    Names,
+    check_config,
+    check_preset,
+    configuration,
+    describe,
+    flags,
+    held_back,
+    names,
+    section_of,
+    value_of,
+    values,
+    wants_help,
+)
 from .run import Run, RunOptions, budget, execute, plain
 
 
@@ -36,7 +50,6 @@ class SetOptions:
 
 def run(arguments: list[str]) -> dict[str, Any] | None:
     """Train a generalizable field on a folder of signals. Flags go before --config, that before its suggestion."""
-    from ..dataset import members
     from ..plugins import find_model, host
     from ..train import TrainConfig
 
@@ -51,29 +64,39 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
     if name in [cls.name for cls in host().priors()]:
         from .prior import train
         return train(name, folder, rest, config)
-    cls = find_model(name)
+    return _begin(find_model(name), folder, rest, config)
+
+
+def _begin(cls, folder: str | None, arguments: list[str], config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Train a field's class with what flags say, and a file of settings."""
+    from ..dataset import members
+    from ..train import TrainConfig
+
+    name = cls.name
     if folder is None and not wants_help(arguments):
         raise InrError(f"name a folder of signals: inr train {name} FOLDER.")
     stored = section_of(config, "load") | section_of(config, "run") | section_of(config, "set")
-    kind = _value(rest, "--kind") or stored.get("kind")
+    kind = value_of(arguments, "--kind") or stored.get("kind")
     signal_cls = members(folder, kind)[0] if folder is not None and Path(folder).expanduser().is_dir() else None
     if signal_cls is None and not wants_help(arguments):
         raise InrError(f"{folder} is no folder. A set is a folder of signals of one kind.")
     parts = (RunOptions, SetOptions, TrainConfig, cls.Config, *((signal_cls.Options,) if signal_cls else ()), Output)
     command = f"train {name}"
-    first = parse(parts, rest, prog=command, description=describe(cls), defaults=stored)
+    first = parse(parts, arguments, prog=command, description=describe(cls), defaults=stored)
     options = first[RunOptions]
-    if options.preset not in cls.presets():
-        raise InrError(f"{name} has no preset {options.preset!r}.{suggestion(options.preset, cls.presets())} "
-                       f"Known: {', '.join(cls.presets())}.")
+    check_preset(cls, options.preset)
+    target = Run(options, f"{Path(folder).expanduser().resolve().name}-{name}")
+    if not config and (own := target.own_config()):
+        return _begin(cls, folder, arguments, own)
     check_config(config, {"run": (RunOptions,), "set": (SetOptions,), "load": (signal_cls.Options,),
                           "model": (cls.Config,), "fit": (TrainConfig,)})
-    target = Run(options, f"{Path(folder).expanduser().resolve().name}-{name}")
     found = _open(folder, first[SetOptions], values(first[signal_cls.Options]), first[TrainConfig].crop)
     recipe = cls.suggest(found[0], options.preset)
     defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **section_of(config, "fit")}
-    chosen = parse(parts, rest, prog=command, description=describe(cls), defaults=budget(defaults, flags(rest)))
-    chosen[SetOptions] = held_back(chosen[SetOptions], len(found), flags(rest) | section_of(config, "set").keys())
+    given = flags(arguments)
+    chosen = parse(parts, arguments, prog=command, description=describe(cls),
+                   defaults=budget(defaults, given, section_of(config, "fit")))
+    chosen[SetOptions] = held_back(chosen[SetOptions], len(found), given | section_of(config, "set").keys())
     return _train(target, cls, found, folder, chosen, signal_cls)
 
 
@@ -129,12 +152,3 @@ def _fabric(options: SetOptions, config):
     found = fabric(resolve_device(config.device).type, options.devices, options.nodes)
     found.launch()
     return found
-
-
-def _value(arguments: list[str], flag: str) -> str | None:
-    for word, following in zip(arguments, [*arguments[1:], None]):
-        if word == flag:
-            return following
-        if word.startswith(f"{flag}="):
-            return word.partition("=")[2]
-    return None

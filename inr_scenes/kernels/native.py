@@ -66,9 +66,10 @@ class Pool:
 
     def take(self, *key: Hashable) -> Any:
         """Return memory that is free, or make(*key)."""
-        waiting = self.free.get(key)
-        if waiting:
-            return waiting.pop()
+        try:
+            return self.free[key].pop()         # in one go: another thread may take the last
+        except (KeyError, IndexError):
+            pass
         with torch.inference_mode(False):       # the memory outlives the decoding that may ask for it first
             return self.make(*key)
 

@@ -44,7 +44,7 @@ def over_rows(a: Tensor, b: Tensor) -> Tensor:
 
 
 def quick(device: torch.device) -> AbstractContextManager:
-    """Return a context in which any network's linear layers take oneDNN's products where no gradient is wanted.
+    """Return a context in which any network's linear layers take oneDNN's products, and so do their derivatives.
 
     It changes nothing on other devices than the CPU, under autocast, nor where `choose("torch")` or `choose("compile")`
     is in force.
@@ -57,8 +57,45 @@ class _Quick(TorchFunctionMode):
     def __torch_function__(self, function, types, arguments=(), keywords=None):
         """Take what torch calls instead of a function of its own."""
         if function is linear and not keywords and _suits(*arguments[:2]) and not _watched():
-            return _onednn(*arguments)
+            return _linear(*arguments)
         return function(*arguments, **(keywords or {}))
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x (..., k) @ weight.T (k, columns) + bias, with derivatives of any order."""
+    return _Linear.apply(x, weight, bias) if _suits(x, weight) else linear(x, weight, bias)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Multiply, and keep both sides."""
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        """Multiply with either side, as something that can be differentiated again."""
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        dy, rows = dy.contiguous(), dy.flatten(0, -2)
+        return (_linear(dy, weight.T) if wants_x else None,
+                _OverRows.apply(rows, x.flatten(0, -2)) if wants_weight else None, rows.sum(0) if wants_bias else None)
+
+
+class _OverRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, a: Tensor, b: Tensor) -> Tensor:
+        """Multiply, and keep both sides."""
+        ctx.save_for_backward(a, b)
+        return over_rows(a, b)
+
+    @staticmethod
+    def backward(ctx, dy: Tensor):
+        """Multiply with either side, as something that can be differentiated again."""
+        a, b = ctx.saved_tensors
+        return (_linear(b, dy) if ctx.needs_input_grad[0] else None,
+                _linear(a, dy.T) if ctx.needs_input_grad[1] else None)
 
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -78,9 +115,9 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
 
 
 def _watched() -> bool:
-    """Say whether torch is to see the operation itself: to derive it, to round it, or to make something else of it."""
-    return (torch.is_grad_enabled() or torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0
-            or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+    """Say whether torch is to see the operation itself: to round it, or to make something else of it."""
+    return (torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0 or torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active())
 
 
 @functools.cache

@@ -36,6 +36,8 @@ class Tomography(Problem):
         """Views that are simulated, at equal steps; a file says itself how many it has."""
         span: float = 180.0
         """Degrees the views are spread over, the last not included."""
+        angles_file: str | None = None
+        """File of the views' angles in degrees, text or .npy, one number a view; goes before --angles and --span."""
         detectors: int | None = None
         """Detectors that are simulated, one pixel apart; default: as many as the longer side has pixels."""
         centre: float | None = None
@@ -55,9 +57,11 @@ class Tomography(Problem):
         """Sum a clean image along rays."""
         if options.angles < 1 or options.noise < 0:
             raise InrError("--angles must be at least 1 and --noise not negative.")
+        if options.detectors is not None and options.detectors < 1:
+            raise InrError(f"--detectors {options.detectors} must be at least 1.")
         count = options.detectors or max(signal.spec.shape)
         centre = (count - 1) / 2 if options.centre is None else options.centre
-        angles = view_angles(options.angles, options.span)
+        angles = read_angles(options.angles_file) if options.angles_file else view_angles(options.angles, options.span)
         sinogram = project(signal.array(), angles, count, centre)
         generator = torch.Generator().manual_seed(options.noise_seed)
         sinogram += options.noise * sinogram.max() * torch.randn(sinogram.shape, generator=generator)
@@ -71,11 +75,14 @@ class Tomography(Problem):
         """
         sinogram = read_views(path)
         views, count, channels = sinogram.shape
-        angles = view_angles(views, options.span)
+        angles = read_angles(options.angles_file) if options.angles_file else view_angles(views, options.span)
+        if len(angles) != views:
+            raise InrError(f"{options.angles_file} holds {len(angles)} angles, {path} {views} views: they must agree.")
         centre = (count - 1) / 2 if options.centre is None else options.centre
-        scale = float(torch.quantile(back_project(sinogram, angles), 0.995))
+        scale = float(np.quantile(back_project(sinogram, angles).numpy(), 0.995))   # torch's takes 2^24 values at most
         if scale <= 0:
-            raise InrError(f"{path} back-projects to nothing bright. Are its rows views, and --span {options.span:g}?")
+            raise InrError(f"{path} back-projects to nothing bright. Are its rows views, and "
+                           f"{'the angles theirs' if options.angles_file else f'--span {options.span:g}'}?")
         spec = Spec("image", (Axis.regular(count), Axis.regular(count)), 2, channels, UNIT_RANGE,
                     meta={"bits": 16, "attenuation": scale})
         return cls(spec, sinogram / scale, angles, centre)
@@ -116,6 +123,18 @@ class Tomography(Problem):
 def view_angles(count: int, span: float) -> Tensor:
     """Return `count` angles in radians, from 0 on in equal steps, the end of `span` degrees not included."""
     return torch.arange(count, dtype=torch.float64) * (math.radians(span) / count)
+
+
+def read_angles(path) -> Tensor:
+    """Read angles in degrees, one a line or a .npy array (n,), as radians (n,) float64."""
+    path = readable(path)
+    try:
+        degrees = np.load(path, allow_pickle=False) if path.suffix.lower() == ".npy" else np.loadtxt(path, ndmin=1)
+    except (ValueError, OSError, EOFError):
+        degrees = np.empty(0)
+    if degrees.ndim != 1 or degrees.dtype.kind not in "iuf" or not degrees.size or not np.isfinite(degrees).all():
+        raise InrError(f"{path} does not hold angles: degrees are needed, one finite number a line, or an array (n,).")
+    return torch.from_numpy(np.deg2rad(degrees.astype(np.float64)))
 
 
 def project(image: Tensor, angles: Tensor, detectors: int, centre: float) -> Tensor:

@@ -34,6 +34,9 @@ class Inpainting(RegularisedProblem):
         """Seeds the choice of pixels."""
 
     def __init__(self, spec: Spec, values: Tensor, known: Tensor, options: Options, truth: GridSignal | None = None):
+        if not len(known):
+            raise InrError("No pixel is known: the mask is dark, or the image transparent, everywhere. "
+                           "Make known ones bright or opaque.")
         super().__init__(spec, values, truth, options)
         self.known = known
 
@@ -61,8 +64,6 @@ class Inpainting(RegularisedProblem):
             image = ImageSignal.from_array(image.array()[..., :3].numpy(), bits=image.spec.meta["bits"])
         else:
             raise InrError(f"Which pixels of {path} are known? Give --mask FILE, or an image with transparent holes.")
-        if not len(known):
-            raise InrError(f"No pixel of {path} is known: the mask is dark, or the image transparent, everywhere.")
         return cls(image.spec, image.sample(known)[1], known, options)
 
     def coords(self, index: Tensor) -> Tensor:
@@ -93,10 +94,10 @@ class Inpainting(RegularisedProblem):
 
 
 def read_mask(path, shape: tuple[int, ...]) -> Tensor:
-    """Return the flat indices of the bright pixels of a mask file."""
+    """Return the flat indices of the bright pixels of a mask file: above half its brightest, be that 255, 1 or 1.0."""
     array = read_image(readable(path), "grey")[0][..., 0]
     if array.shape != tuple(shape):
         raise InrError(f"The mask {path} has {array.shape[0]}×{array.shape[1]} pixels, the image "
                        f"{shape[0]}×{shape[1]}: they must agree.")
-    bright = array > (127 if array.dtype == "uint8" else 0.5)
+    bright = array > array.max() / 2
     return torch.from_numpy(bright.reshape(-1)).nonzero()[:, 0]

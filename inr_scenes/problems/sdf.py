@@ -41,7 +41,7 @@ class SignedDistance(Problem):
 
     @dataclass(frozen=True)
     class Options:
-        """The points. A file holds points with normals (.ply, or .xyz: x y z nx ny nz a line), or a mesh."""
+        """The points. A file holds points with normals (.ply, or .xyz: x y z [r g b] nx ny nz a line), or a mesh."""
 
         samples: int = 250_000
         """Meshes: points drawn from the surface."""
@@ -213,10 +213,23 @@ def read_points(path) -> tuple[Tensor, Tensor | None]:
 
 
 def _text_table(path) -> np.ndarray:
+    """Return the columns of a text file, but for colours between places and normals."""
     try:
-        return np.loadtxt(path, dtype=np.float64, ndmin=2)
+        table = np.loadtxt(path, dtype=np.float64, ndmin=2)
     except (ValueError, UnicodeDecodeError):
         raise InrError(f"{path} is not a text file of points: numbers x y z nx ny nz on every line.") from None
+    if table.shape[1] < 6 or not _like_colours(table[:, 3:6]):
+        return table
+    if table.shape[1] != 9:
+        raise InrError(f"{path}: columns 4 to 6 look like colours, not normals of length 1. "
+                       f"Write x y z nx ny nz or x y z r g b nx ny nz on every line.")
+    return np.delete(table, slice(3, 6), 1)
+
+
+def _like_colours(columns: np.ndarray) -> bool:
+    """Say whether three columns hold colours: none is negative, and not all rows have length 1 or, unknown, 0."""
+    length = np.linalg.norm(columns, axis=1)
+    return bool((columns >= 0).all() and (np.abs(length[length > 0] - 1) > 0.1).any())
 
 
 def _ply_table(path) -> np.ndarray | None:

@@ -165,11 +165,10 @@ class LightFieldSignal(Signal):
         if like is None:
             found = scene.find(train, surface)
             meta = {"background": list(background), **found.meta}
-            if test is not None:
-                meta["held_out"] = test.cameras.to_json()
-            self.spec = Spec("lightfield", (), 6, 3, UNIT_RANGE, found.frame, meta, train.cameras)
-        else:
-            self.spec = like.replace(cameras=train.cameras)
+            like = Spec("lightfield", (), 6, 3, UNIT_RANGE, found.frame, meta)
+        held_out = {} if test is None else {"held_out": test.cameras.to_json()}     # its own, not those of `like`
+        meta = {name: value for name, value in like.meta.items() if name != "held_out"}
+        self.spec = like.replace(cameras=train.cameras, meta=meta | held_out)
         self.train, self.test, self.name = train, test, name
         for views in filter(None, (train, test)):
             views.place(self.spec.frame)

@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from inr_scenes.errors import InrError, suggestion
+from inr_scenes.siren import check_sines
 from inr_scenes.spec import Spec
 
 from .layout import Layout
@@ -69,8 +70,9 @@ class PartitionConfig:
 
     def settled(self, spec: Spec) -> "PartitionConfig":
         """Return the config with every automatic setting settled: blocks, borders and widths."""
-        if self.hidden_layers < 0 or (self.budget is not None and self.budget < 1):
-            raise InrError("--hidden-layers must be 0 or more and --budget at least 1.")
+        check_sines(self)
+        if self.budget is not None and self.budget < 1:
+            raise InrError("--budget must be at least 1.")
         if self.local_rate is not None and self.local_rate <= 0:
             raise InrError(f"--local-rate {self.local_rate} must be above 0.")
         if (merge := getattr(self, "merge", None)) is not None and merge not in MERGES:

@@ -15,7 +15,8 @@ MOST = 1 << 22                      # samples looked at; larger signals are judg
 def seam(field, signal: Signal) -> dict[str, float]:
     """Return the PSNR within two samples of a border between blocks, and elsewhere: "psnr_seam", "psnr_elsewhere".
 
-    Empty for signals that are not on a grid, and for fields of one block.
+    Empty for signals that are not on a grid, and for fields of one block; where all samples are near a border there is
+    no "psnr_elsewhere".
     """
     if not isinstance(signal, GridSignal):
         return {}
@@ -35,7 +36,7 @@ def seam(field, signal: Signal) -> dict[str, float]:
             error[i] += squares[chosen].sum()
             count[i] += chosen.sum()
     mse = (error / count * signal.spec.values.scale**2).tolist()
-    return {"psnr_seam": psnr(mse[0], signal.peak), "psnr_elsewhere": psnr(mse[1], signal.peak)}
+    return {name: psnr(error, signal.peak) for name, error, n in zip(("psnr_seam", "psnr_elsewhere"), mse, count) if n}
 
 
 def _near(borders: tuple[int, ...], first: int, count: int) -> Tensor:

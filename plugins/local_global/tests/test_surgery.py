@@ -243,6 +243,7 @@ def test_seam_metric_sees_what_is_at_borders():
     at_seam = 32 * 32 - 28 * 28
     assert found["psnr_seam"] == pytest.approx(-10 * np.log10(0.1**2 * 64 / at_seam), abs=1e-3)
     assert seam(make(shape=(32, 32), partitions=(1, 1)), signal) == {}
+    assert set(seam(make(shape=(4, 4), partitions=(2, 2)), _gradient(4, 4))) == {"psnr_seam"}   # no sample is elsewhere
 
 
 def test_sound_is_cropped_in_its_own_samples():

@@ -117,6 +117,19 @@ def test_published_preset_has_the_papers_sizes():
     assert model.encoder.patches.places.shape == (20, 20, 768)
 
 
+@pytest.mark.parametrize("size, heads", [(178, 2), (256, 2), (512, 4)])
+def test_published_heads_follow_the_size(size, heads):
+    from inr_scenes.signals.image import ImageSignal
+    signal = ImageSignal.from_array(torch.rand(size, size, 3).numpy())
+    assert LocalityAware.suggest(signal, "published").config["decoder_heads"] == heads
+
+
+@pytest.mark.parametrize("cls", [LocalityAware, PatternComposer, WeightModulation])
+def test_published_steps_on_light_fields_take_a_part_of_the_rays(cls):
+    found = cls.suggest(small_signal("lightfield"), "published").fit
+    assert found["batch"] == 32 and 1 <= found["points"] <= 128 * 128
+
+
 def test_wrong_kinds_and_sizes_are_refused():
     signals = images()
     others = [build_model(cls, signals.spec, config) for cls, config in MODELS]
