@@ -6,8 +6,9 @@ same features, so their matrices stand side by side. Its sines are the host's si
 are wide, wide.py gives it their products too.
 """
 
+import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -137,12 +138,28 @@ def values(field, points: Blocks, shared: Iterable[SineLayer]) -> Tensor:
         return field.evaluate(coords, slots).flatten(0, 1)
     while len(slots) < torch.get_num_threads() and coords.shape[1] % 2 == 0:        # work for every thread
         coords, slots = coords.unflatten(1, (2, -1)).flatten(0, 1), slots.repeat_interleave(2)
-    local, common = _tensors(field, slots, shared)
-    first, hidden = (omega / (2 * math.pi) for omega in (field.config.first_omega_0, field.config.omega_0))
-    turns = [first] + [hidden] * field.config.hidden_layers
-    levels = WideLevels if field.config.local_features >= WIDE[dtype] and not _adds(field) else FusedLevels
+    layers, omegas = list(shared), _omegas(field)
+    compute = _in_wide_c if field.config.local_features >= WIDE[dtype] and not _adds(field) else _in_c
+    shapes = _shapes(field, layers)
+
+    def check() -> None:
+        kernel.self_check(compute, omegas, dtype, shapes, coords.shape[-1], coords.device)
+
+    if not choice.proved((compute, dtype, omegas, coords.shape[-1], *shapes), check):
+        return field.evaluate(coords, slots).flatten(0, 1)
+    own, common = _tensors(field, slots, layers)
+    return compute(omegas, dtype, coords, [*own, *common])
+
+
+def _in_c(omegas: kernel.Omegas, dtype: torch.dtype, coords: Tensor, tensors: Sequence[Tensor],
+          levels: type[torch.autograd.Function] = FusedLevels) -> Tensor:
+    """Return values as `kernel.reference` does, by blocks.c."""
+    turns = [omega / (2 * math.pi) for omega in omegas.of_levels]
     with torch.autocast("cpu", enabled=False):
-        return levels.apply(coords, dtype, turns, hidden, torch.is_grad_enabled(), *local, *common)
+        return levels.apply(coords, dtype, turns, omegas.hidden / (2 * math.pi), torch.is_grad_enabled(), *tensors)
+
+
+_in_wide_c = functools.partial(_in_c, levels=WideLevels)
 
 
 def obstacle(field, device: torch.device) -> str | None:
@@ -159,18 +176,19 @@ def obstacle(field, device: torch.device) -> str | None:
 
 def fast_path(device: torch.device) -> str | None:
     """Return the fused path that a Local-Global SIREN in half precision takes on a device, once it is proved."""
-    if device.type == "cpu":
-        return "fused (C)" if None not in _libraries(torch.bfloat16) else None
-    if choice.triton_obstacle(device):
+    in_c = device.type == "cpu" and not (choice.interpreted() and choice.chosen() == "fused")
+    if None in _libraries(torch.bfloat16) if in_c else choice.triton_obstacle(device):
         return None
+    compute, dtype, name = (_in_c, torch.bfloat16, "fused (C)") if in_c else \
+        (kernel.local_global, torch.float16, "fused (Triton)")
     h, g, levels = 14, 84, 4                # the published image's widths
     shapes = [(2, 2, h), (2, h), *[(2, h, h), (2, h)] * (levels - 1), (2, h, 3), (2, 3), (g, 2), (g,),
               *[(g, g), (g,)] * (levels - 1), (h, h + g), (h,)]
 
     def check() -> None:
-        kernel.self_check(kernel.Omegas(), torch.float16, shapes, 2, device)
+        kernel.self_check(compute, kernel.Omegas(), dtype, shapes, 2, device)
 
-    return "fused (Triton)" if choice.proved(("local-global", device), check) else None
+    return name if choice.proved(("local-global", device), check) else None
 
 
 def _adds(field) -> bool:
@@ -184,20 +202,29 @@ def _on_chip(field, coords: Tensor, slots: Tensor, shared: Iterable[SineLayer]) 
     levels = config.hidden_layers + 1
     if _adds(field) or kernel.obstacle(config.local_features, getattr(config, "global_features", 0), levels):
         return None
-    omegas = kernel.Omegas(config.first_omega_0, config.omega_0, levels)
+    omegas = _omegas(field)
     layers = list(shared)
-    sizes = [*(tensor.shape[1:] for layer in field.local for tensor in layer.tensors()),
-             *(tensor.shape for layer in layers for tensor in (layer.linear.weight, layer.linear.bias))]
-    local = 2 * levels + 2
-    shapes = [(2, *shape) if i < local else tuple(shape) for i, shape in enumerate(sizes)]
+    shapes = _shapes(field, layers)
 
     def check(dtype: torch.dtype, device: torch.device) -> None:
-        kernel.self_check(omegas, dtype, shapes, coords.shape[-1], device)
+        kernel.self_check(kernel.local_global, omegas, dtype, shapes, coords.shape[-1], device)
 
     if not choice.triton_serves(coords, (omegas, *shapes), check):
         return None
     own, common = _tensors(field, slots, layers)
     return kernel.local_global(omegas, choice.product_type(coords), coords, [*own, *common])
+
+
+def _omegas(field) -> kernel.Omegas:
+    """Return a field's frequency factors."""
+    config = field.config
+    return kernel.Omegas(config.first_omega_0, config.omega_0, config.hidden_layers + 1)
+
+
+def _shapes(field, shared: Iterable[SineLayer]) -> list[tuple[int, ...]]:
+    """Return the shapes of the tensors of two blocks, layer by layer, and of the shared layers."""
+    return [*((2, *tensor.shape[1:]) for layer in field.local for tensor in layer.tensors()),
+            *(tuple(tensor.shape) for layer in shared for tensor in (layer.linear.weight, layer.linear.bias))]
 
 
 def _tensors(field, slots: Tensor, shared: Iterable[SineLayer]) -> tuple[list[Tensor], list[Tensor]]:

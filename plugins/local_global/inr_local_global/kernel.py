@@ -1,7 +1,7 @@
 """A Local-Global SIREN on a GPU as one operation: the fused kernel and its reference in plain torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,8 @@ def reference(omegas: Omegas, coords: Tensor, tensors: Sequence[Tensor]) -> Tens
     """Return values (blocks · rows, out) of coords (blocks, rows, in) in plain torch.
 
     tensors: weight (blocks, in, out) and bias (blocks, out) of each local layer and the output, then weight (out, in)
-    and bias (out) of each global layer, then of one merge operator or one a level; no global layers, no merges.
+    and bias (out) of each global layer, then of one merge operator or one a level; no global layers, no merges. A merge
+    that sees global features alone adds them.
     """
     (*locals_, output), shared, merges = split(omegas.levels, tensors)
     local = common = coords
@@ -41,7 +42,10 @@ def reference(omegas: Omegas, coords: Tensor, tensors: Sequence[Tensor]) -> Tens
         if shared:
             common = torch.sin(omega * functional.linear(common, *shared[i]))
             weight, bias = merges[i % len(merges)]
-            local = torch.sin(omegas.hidden * functional.linear(torch.cat([local, common], -1), weight, bias))
+            adds = weight.shape[1] == common.shape[-1]
+            seen = common if adds else torch.cat([local, common], -1)
+            merged = torch.sin(omegas.hidden * functional.linear(seen, weight, bias))
+            local = local + merged if adds else merged
     return torch.baddbmm(output[1][:, None], local, output[0]).flatten(0, 1)
 
 
@@ -69,11 +73,12 @@ def local_global(omegas: Omegas, dtype: torch.dtype, coords: Tensor, tensors: Se
         return _Fused.apply(omegas, dtype, coords, *tensors)
 
 
-def self_check(omegas: Omegas, dtype: torch.dtype, shapes: Sequence[tuple[int, ...]], inputs: int,
+def self_check(compute: Callable, omegas: Omegas, dtype: torch.dtype, shapes: Sequence[tuple[int, ...]], inputs: int,
                device: torch.device) -> None:
-    """Compare the kernel with float64 plain torch on 129 rows of each of two blocks; raise where they differ.
+    """Compare compute(omegas, dtype, coords, tensors) with float64 plain torch on 129 rows of each of two blocks.
 
-    shapes: of the tensors of `reference`, whose first dimension, blocks, may be more than two.
+    shapes: of the tensors of `reference`, whose first dimension, blocks, may be more than two. Raises where values or
+    gradients differ.
     """
     generator = torch.Generator().manual_seed(0)
     omegas = Omegas(min(omegas.first, 100.0), omegas.hidden, omegas.levels)
@@ -90,7 +95,7 @@ def self_check(omegas: Omegas, dtype: torch.dtype, shapes: Sequence[tuple[int, .
         # weights as SIREN's, biases within a tenth
         tensors.append(uniform(shape, 0.1 if i % 2 else 1 / fan if first else math.sqrt(6 / fan) / omegas.hidden))
     coords = (torch.rand(2, 129, inputs, generator=generator) * 2 - 1).to(device)
-    agree(lambda ts: local_global(omegas, dtype, coords, ts), lambda ts: reference(omegas, coords.double(), ts),
+    agree(lambda ts: compute(omegas, dtype, coords, ts), lambda ts: reference(omegas, coords.double(), ts),
           tensors, dtype)
 
 

@@ -6,9 +6,10 @@ from inr_local_global.incode import Incode, LgIncode
 from inr_local_global.layers import Blocks
 from inr_local_global.siren import LgSiren, SirenPerPartition
 
+from inr_scenes.errors import SetAside
 from inr_scenes.field import build, decode_all
 from inr_scenes.fit import FitConfig, fit
-from inr_scenes.kernels import native
+from inr_scenes.kernels import choice, native
 from inr_scenes.kernels.choice import choose
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.spec import Axis, Spec
@@ -107,6 +108,7 @@ def test_fused_and_plain_fits_agree(monkeypatch):
 @needs_compiler
 def test_products_go_to_who_is_quicker(monkeypatch):
     seen = []
+    monkeypatch.setattr(choice, "proved", lambda *_: True)
     monkeypatch.setattr(fused.WideLevels, "apply", lambda *_: seen.append("BLAS") or torch.zeros(40, 3))
     monkeypatch.setattr(fused.FusedLevels, "apply", lambda *_: seen.append("blocks.c") or torch.zeros(40, 3))
     for width in (14, 60, 120):
@@ -158,3 +160,17 @@ def test_shaped_sines_are_computed_as_sines(cls, config, monkeypatch):
     assert torch.allclose(values, expected, atol=1e-4) and expected.std() > 0.05
     for (name, _), mine, theirs in zip(field.named_parameters(), found, wanted):
         assert (mine - theirs).norm() <= 1e-3 * theirs.norm() + 1e-6, name
+
+
+@needs_compiler
+@pytest.mark.parametrize("cls, config", NETS)
+def test_a_kernel_that_computes_something_else_is_set_aside(cls, config, monkeypatch):
+    real = fused._in_c
+    monkeypatch.setattr(choice, "_proved", {})
+    monkeypatch.setattr(fused, "_in_c", lambda *arguments: 1.01 * real(*arguments))
+    field = make(cls, local_features=11, **config)
+    points = Blocks(torch.rand(4, 8, 2) * 2 - 1, torch.arange(4))
+    with pytest.warns(SetAside, match="its values differ"):
+        values = field.values(points)
+    assert torch.equal(values, field.evaluate(points.coords, points.slots).flatten(0, 1))
+    assert fused.fast_path(torch.device("cpu")) == "fused (C)", "half precision bears more"
