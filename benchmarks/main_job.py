@@ -7,7 +7,6 @@ lightfield/ and posed/; what is absent is left out.
 """
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,13 +17,9 @@ ROOT = Path(__file__).parents[1]
 
 
 def fit(out: Path, field: str, signal: Path, seconds: int, *flags) -> dict:
-    """Fit once; a run that is there already is read instead."""
+    """Fit anew; render and mesh take the run that is there."""
     run = out / f"{signal.stem}-{field}"
-    if (run / "result.json").is_file():
-        return json.loads((run / "result.json").read_text())
-    result = measured("fit", field, signal, "-o", run, "--seconds", seconds, "--overwrite", *flags)[0]
-    (run / "result.json").write_text(json.dumps(result))
-    return result
+    return measured("fit", field, signal, "-o", run, "--seconds", seconds, "--overwrite", *flags)[0]
 
 
 def text(metrics: dict) -> str:

@@ -57,7 +57,7 @@ SECTIONS = {
     "local-global-extension": Section("local_global.py --only extension"),
     "inverse-problems": Section("inverse_problems.py", "--parts ct poisson", device=False),
     "gpu": Section("gpu.py", "--only ceilings training steps"),
-    "generalizable": Section("generalizable.py --fresh --parts compare ablations --seeds 2", "--seeds 1 --steps 300", device=False),
+    "generalizable": Section("generalizable.py --fresh --parts compare ablations --seeds 2", "--seeds 1 --steps 300 --name quick", device=False),
     "few-shot": Section("generalizable.py --fresh --parts fewshot --name few-shot --seeds 1 --steps 3000 --lr 3e-3 --objects 800",
                         None, device=False),
     "bands": Section("generalizable.py --fresh --parts bands levels --name bands --seeds 2 --steps 1000", None, device=False),
