@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from inr_scenes.kernels.sines import reduced, sine
+from inr_scenes.kernels.sines_triton import reduced, sine
 
 
 @triton.jit

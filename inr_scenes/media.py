@@ -10,6 +10,9 @@ import numpy as np
 from .errors import InrError
 
 TIFF = (".tif", ".tiff")
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")       # of views and sheets
+IMAGES = (*PICTURES, *TIFF, ".bmp")
+FILMS = (".mp4", ".mkv", ".mov", ".webm", ".gif")
 LARGEST = 1 << 28                   # pixels of other pictures, which Pillow holds in memory
 PNG_LEVEL = 4                       # a third of the time of Pillow's 6, for about as many bytes
 

@@ -83,9 +83,12 @@ class Host:
         if hits:
             return hits[0][0]
         names = sorted({getattr(item, attribute) for item, _ in items})
-        broken = "".join(f" (plugin {p.name} failed to load: {p.error})" for p in self.plugins if p.error)
         raise InrError(f"There is no {what} {name!r}.{suggestion(name, names)} "
-                       f"Installed: {', '.join(names)}.{broken}")
+                       f"Installed: {', '.join(names)}.{self.broken()}")
+
+    def broken(self) -> str:
+        """Say which plugins failed to load, for an error about what they might have brought."""
+        return "".join(f" (plugin {p.name} failed to load: {p.error})" for p in self.plugins if p.error)
 
     def owner(self, hook: str, item: Any) -> Plugin:
         """Return the plugin that brought `item`."""

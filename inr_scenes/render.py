@@ -15,12 +15,10 @@ from .camera import Cameras
 from .errors import InrError
 from .field import Field
 from .files import atomic
-from .media import to_bytes, write_image, write_video
+from .media import FILMS, PICTURES, to_bytes, write_image, write_video
 from .rays import colours, in_frame
 from .spec import Spec
 
-FILMS = (".mp4", ".mkv", ".mov", ".webm", ".gif")
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 SHAPE_SIZE, SHAPE_FOV = 512, 35.0   # default cameras of a shape: pixels along a side, degrees
 Item = TypeVar("Item")
 

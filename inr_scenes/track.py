@@ -16,7 +16,7 @@ from .fit import Step
 def bar(steps: Iterable[Step], total: int | None = None, label: str = "fit") -> Iterator[Step]:
     """Show steps, rate, quality and time left on stderr; plain lines where stderr is no terminal."""
     if sys.stderr.isatty():
-        yield from _rich_bar(steps, total, label)
+        yield from _rich_bar(steps, label)
     else:
         yield from _lines(steps, total, label)
 
@@ -61,7 +61,7 @@ def _text(metrics: dict[str, float]) -> str:
                      for name, value in metrics.items())
 
 
-def _rich_bar(steps: Iterable[Step], total: int | None, label: str) -> Iterator[Step]:
+def _rich_bar(steps: Iterable[Step], label: str) -> Iterator[Step]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

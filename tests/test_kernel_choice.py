@@ -159,7 +159,7 @@ def test_no_kernel_is_imported_before_it_is_needed():
             "from inr_scenes.testing import small_signal\n"
             "signal = small_signal('image')\n"
             "fit(build(Siren, signal.spec, {'hidden_features': 16}), signal, FitConfig(steps=2, device='cpu'))\n"
-            "assert not {'inr_scenes.kernels.sines', 'inr_scenes.kernels.mlp_triton'} & set(sys.modules)")
+            "assert not {'inr_scenes.kernels.sines_triton', 'inr_scenes.kernels.mlp_triton'} & set(sys.modules)")
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -9,7 +9,7 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 tl = pytest.importorskip("triton.language")
 
 from inr_scenes.kernels import mlp as fused  # noqa: E402  after what it needs was found
-from inr_scenes.kernels import sines  # noqa: E402
+from inr_scenes.kernels import sines_triton as sines  # noqa: E402
 from inr_scenes.kernels.mlp import mlp  # noqa: E402
 from inr_scenes.kernels.network import Net, reference  # noqa: E402
 from inr_scenes.testing import check_builds  # noqa: E402
@@ -198,7 +198,7 @@ def test_kernels_build_for_a_gpu(half, layers):
                  f"*fp32 *fp32 *fp32 *{half} *{half} *fp32 *fp32 *i16 {ints}", {**sizes, "KEEP": True})
     check_builds("inr_scenes.kernels.mlp_triton", "backward",
                  f"*fp32 *fp32 *{half} *{half} *fp32 *fp32 *i16 *{half} *fp32 *fp32 {ints}", {**sizes, "INPUT": True})
-    check_builds("inr_scenes.kernels.sines", "products", f"*{half} *i16 *fp32 i32 i32 i64 i64",
+    check_builds("inr_scenes.kernels.sines_triton", "products", f"*{half} *i16 *fp32 i32 i32 i64 i64",
                  {"OUT_WIDTH": 32, "IN_WIDTH": 32, "OUT_TILE": 32, "IN_TILE": 32, "ROWS": 64, "SINE": True,
                   "PRECISION": "ieee"})
 

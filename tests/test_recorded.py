@@ -59,8 +59,7 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture
 def tapes(monkeypatch):
-    """Fits are recorded on tapes, which are listed, until `plainly`; C and oneDNN's own memory are left out, as on a GPU:
-    no tape hears of them."""
+    """Fits are recorded on tapes, which are listed, until `plainly`; C and oneDNN are left out: no tape hears them."""
     made = []
     monkeypatch.setattr(fit_module, "recordable", lambda device: True)
     monkeypatch.setattr(fit_module, "Graph", lambda device: made.append(Tape()) or made[-1])
@@ -98,6 +97,19 @@ def test_a_recorded_fit_is_the_plain_one(kind, changes, tapes, monkeypatch):
     plainly(monkeypatch)
     same(recorded, fitted(build(Siren, signal.spec, SMALL, seed=0), signal, **changes))
     assert len(tapes) == 1
+
+
+def test_points_that_lie_in_any_block_are_recorded(tapes, monkeypatch):
+    partitioned = importlib.import_module("inr_local_global.partitioned")
+    real = partitioned.Tiles
+    monkeypatch.setattr(partitioned, "Tiles", lambda slots, _: real(slots, 8))
+    monkeypatch.setattr(importlib.import_module("inr_local_global.fused").choice, "serves", lambda *a, **k: False)
+    signal, config = small_signal("shape"), {"partitions": (2, 2, 2), "local_features": 8, "occupied_only": False}
+    changes = {"optimizer": "muon", "batch": 200, "focus": 0.75}
+    recorded = fitted(build(find_field("lg-siren"), signal.spec, config, seed=0), signal, **changes)
+    assert tapes[0].replays == 21
+    plainly(monkeypatch)
+    same(recorded, fitted(build(find_field("lg-siren"), signal.spec, config, seed=0), signal, **changes))
 
 
 @pytest.mark.parametrize("name", ["lg-siren", "siren-per-partition", "fourier-mlp"])

@@ -164,6 +164,7 @@ def _name(archive: str) -> str:
 def _load(model, signal_cls, path: str, options: Encode, load: dict[str, Any]):
     """Return the signal, and the part of it that is encoded."""
     from ..generalizable import SupportViews
+    from ..validation import spread
 
     if signal_cls.kind != "lightfield":
         if options.views:
@@ -174,13 +175,8 @@ def _load(model, signal_cls, path: str, options: Encode, load: dict[str, Any]):
         raise InrError("--overlap and --no-windows are for signals on a grid, not for light fields.")
     load = {"size": tuple(model.spec.meta["view_shape"]), **load}
     signal = signal_cls.load(Path(path).expanduser(), like=model.spec, **load)
-    views = options.views or _spread(len(signal.spec.cameras), 5)
+    views = options.views or tuple(spread(len(signal.spec.cameras), 5))
     return signal, SupportViews(signal, views)
-
-
-def _spread(count: int, most: int) -> tuple[int, ...]:
-    chosen = min(count, most)
-    return tuple(i * count // chosen for i in range(chosen))
 
 
 def refine(field, signal, steps: int, tune: str, lr: float, device: str = "auto") -> None:

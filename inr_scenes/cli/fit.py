@@ -139,7 +139,7 @@ def names(arguments: Sequence[str], config: Mapping[str, Any], known: Sequence[t
             raise InrError(f"{word} learns from many signals: inr train {word} FOLDER, then inr encode.")
         if word is not None and "field" not in config:
             raise InrError(f"There is no field {word!r}.{suggestion(word, fields)} "
-                           f"Installed: {', '.join(sorted(fields))}.{_broken()}")
+                           f"Installed: {', '.join(sorted(fields))}.{host().broken()}")
         field = config.get("field")
     signal = next((i for i in places if i != at), None)
     rest = [a for i, a in enumerate(arguments) if i not in (at, signal)]
@@ -161,11 +161,6 @@ def flags(arguments: Sequence[str]) -> set[str]:
 def describe(cls: type) -> str:
     """Return the first paragraph of a field's docstring, for its help."""
     return (cls.__doc__ or cls.__name__).strip().split("\n\n")[0]
-
-
-def _broken() -> str:
-    from ..plugins import host
-    return "".join(f" (plugin {p.name} failed to load: {p.error})" for p in host().plugins if p.error)
 
 
 def configuration(arguments: Sequence[str]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from ..errors import InrError
 from .common import Output, parse
 from .fit import flags
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 DIGITS = 4                          # of the numbers that name the files of a folder
 
 
@@ -44,6 +43,7 @@ class Sample:
 def run(arguments: list[str]) -> dict[str, Any]:
     """Draw new signals. Each is an ordinary archive: info, export, render, eval take it."""
     from ..archive import open
+    from ..media import PICTURES
     from ..prior import Prior
 
     options = parse((Sample, Output), arguments, prog="sample", description=run.__doc__ or "",

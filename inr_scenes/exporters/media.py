@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import InrError
 from ..field import Field, decode, decode_all, decode_bands
 from ..hookspecs import Exporter
-from ..media import to_bytes, write_audio, write_bands, write_image, write_video
+from ..media import FILMS, IMAGES, to_bytes, write_audio, write_bands, write_image, write_video
 from ..spec import Spec
 from ..units import index_box
 
@@ -79,7 +79,7 @@ def write_video_field(field: Field, path: Path, options: VideoOptions) -> dict[s
     """Write a video field as a film, or one of its frames as a picture."""
     spec = _sized(_region(field.spec, options.box), options.size, options.scale)
     rate = field.spec.meta.get("fps", 24.0)
-    if path.suffix.lower() in PICTURES:
+    if path.suffix.lower() in IMAGES:
         axis = spec.axes[0]
         frame = axis.first + axis.count // 2 if options.frame is None else options.frame
         if not axis.first <= frame < axis.stop:
@@ -139,10 +139,9 @@ def write_array(field: Field, path: Path, options: ArrayOptions) -> dict[str, An
     return {"shape": list(values.shape)}
 
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 EXPORTERS = [
-    Exporter("image", frozenset({"image"}), PICTURES, ImageOptions, write_image_field),
-    Exporter("video", frozenset({"video"}), (".mp4", ".mkv", ".mov", ".webm", ".gif", *PICTURES), VideoOptions,
+    Exporter("image", frozenset({"image"}), IMAGES, ImageOptions, write_image_field),
+    Exporter("video", frozenset({"video"}), (*FILMS, *IMAGES), VideoOptions,
              write_video_field),
     Exporter("audio", frozenset({"audio"}), (".wav", ".flac", ".ogg", ".mp3"), AudioOptions,
              write_audio_field),

@@ -139,7 +139,7 @@ def weight_gradients(grads: Tensor, kept: Tensor, sine: bool, precision: str, sp
 
     splits: into how many equal parts the rows are cut, each with sums of its own: (splits, layers, out, in).
     """
-    from .sines import products
+    from .sines_triton import products
 
     (layers, rows, out), width = grads.shape, kept.shape[-1]
     if not layers * rows:

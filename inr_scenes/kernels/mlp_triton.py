@@ -15,7 +15,7 @@ Widths are padded with zeros to a multiple of a chunk; a padded unit has the val
 import triton
 import triton.language as tl
 
-from .sines import activate, narrow, packed, slope, value
+from .sines_triton import activate, narrow, packed, slope, value
 
 
 @triton.jit(do_not_specialize=["rows"])        # one row is no constant: it is asked for its type

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from ..camera import Cameras
 from ..errors import InrError, need, suggestion
+from ..media import IMAGES
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 # what makes a dataparser leave the poses in the file's own frame and units, ask nothing, and load no points
 AS_IT_IS = {"orientation_method": "none", "center_method": "none", "auto_scale_poses": False, "load_3D_points": False}
 
@@ -131,7 +131,7 @@ def _grid_files(folder: Path) -> dict[tuple[int, int], Path]:
     found = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else ():
         match = re.fullmatch(r".*?(\d+)[_x-](\d+)", file.stem)
-        if match and file.suffix.lower() in PICTURES:
+        if match and file.suffix.lower() in IMAGES:
             found[int(match[1]), int(match[2])] = file
     return found
 
@@ -174,7 +174,7 @@ def _read_srn(path: Path, size) -> Posed:
                  for file in sorted((path / "pose").glob("*.txt"))}
     except (ValueError, IndexError, OSError) as error:
         raise InrError(f"{path} cannot be read as srn: {_line(error)}") from None
-    pictures = {file.stem: file for file in sorted((path / "rgb").glob("*")) if file.suffix.lower() in PICTURES}
+    pictures = {file.stem: file for file in sorted((path / "rgb").glob("*")) if file.suffix.lower() in IMAGES}
     if missing := sorted(poses.keys() - pictures.keys()):
         raise InrError(f"The picture {path / 'rgb' / missing[0]}.png is missing: restore it, or remove its pose.")
     if not poses:
@@ -280,7 +280,7 @@ def _outputs(parser, path: Path, name: str, split: str):
             return parser.get_dataparser_outputs(split=split)
     except FileNotFoundError as error:
         missing = Path(error.filename or str(error))
-        if missing.suffix.lower() in PICTURES:
+        if missing.suffix.lower() in IMAGES:
             raise InrError(f"The picture {missing} is missing: restore it, or remove its entry from the set.") from None
         if split != "train":
             return None

@@ -12,7 +12,7 @@ chunk.
 import triton
 import triton.language as tl
 
-from inr_scenes.kernels.sines import activate, narrow, packed, slope, value
+from inr_scenes.kernels.sines_triton import activate, narrow, packed, slope, value
 
 
 @triton.jit(do_not_specialize=["rows"])

@@ -70,10 +70,15 @@ class Tiles:
 
     Where all blocks hold equally many points a tile is a block and nothing is padded; else tiles are about half the
     average block, and the rest of a block's last tile repeats its last point.
+    blocks: how many slots there are, where nothing may wait for a device that alone knows the points; there are then as
+    many tiles as there could be, some of which no point is in.
     """
 
-    def __init__(self, slots: Tensor):
+    def __init__(self, slots: Tensor, blocks: int | None = None):
         self.inside = slots >= 0
+        if blocks is not None:
+            self._bounded(slots, blocks)
+            return
         order = torch.argsort(slots, stable=True)
         order = order[len(order) - int(self.inside.sum()):]
         blocks, counts = torch.unique_consecutive(slots[order], return_counts=True)
@@ -94,6 +99,22 @@ class Tiles:
         block = torch.arange(len(blocks), device=slots.device).repeat_interleave(counts)
         place = torch.arange(len(order), device=slots.device) - first_row[block] + first_tile[block] * length
         self.place = torch.zeros_like(slots).scatter(0, order, place)       # (points,): where a point's row is
+
+    def _bounded(self, slots: Tensor, blocks: int) -> None:
+        n, self.empty = len(slots), False
+        length = max(1, 1 << int(math.log2(max(1.0, n / blocks / 2))))
+        counts = slots.new_zeros(blocks).scatter_add(0, slots.clamp_min(0), self.inside.to(slots.dtype))
+        tiles = (counts + length - 1) // length
+        first_tile, first_row = tiles.cumsum(0) - tiles, n - counts.sum() + counts.cumsum(0) - counts
+        tile = torch.arange(n // length + blocks, device=slots.device)
+        self.slots = torch.searchsorted(tiles.cumsum(0), tile, right=True).clamp_max(blocks - 1)
+        rows = (tile - first_tile[self.slots])[:, None] * length + torch.arange(length, device=slots.device)
+        rows = torch.minimum(rows, counts[self.slots][:, None] - 1) + first_row[self.slots][:, None]
+        order = torch.argsort(slots, stable=True)           # those outside come first
+        self.index = order[rows.clamp(0, n - 1)]
+        block = slots[order].clamp_min(0)
+        place = torch.arange(n, device=slots.device) - first_row[block] + first_tile[block] * length
+        self.place = torch.zeros_like(slots).scatter(0, order, place.clamp_min(0))
 
     def gather(self, points: Tensor) -> Tensor:
         """Bring points (n, in) into tiles (tiles, length, in)."""

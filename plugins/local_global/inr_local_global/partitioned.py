@@ -65,7 +65,7 @@ class Partitioned(Field):
         if isinstance(coords, Blocks):
             return self.values(coords)
         points = coords.reshape(-1, coords.shape[-1])
-        tiles = Tiles(self.locator(points))
+        tiles = Tiles(self.locator(points), None if points.device.type == "cpu" else len(self.layout.blocks))
         if tiles.empty:
             values = (self.fill + 0 * points.sum(-1, keepdim=True)).expand(-1, self.spec.out_features)
         else:

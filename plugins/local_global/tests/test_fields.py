@@ -6,7 +6,7 @@ import torch
 import trimesh
 from inr_local_global.encoders import _small
 from inr_local_global.incode import Incode, LgIncode
-from inr_local_global.layers import Blocks
+from inr_local_global.layers import Blocks, Tiles
 from inr_local_global.siren import LgSiren, SirenPerPartition
 
 from inr_scenes.archive import open as open_archive
@@ -428,3 +428,17 @@ def test_muon_takes_the_matrices_of_blocks_one_by_one():
     Muon([stack], lr=1e-2).step()
     Muon(singles, lr=1e-2).step()
     assert torch.equal(stack.detach(), torch.stack([s.detach() for s in singles]))
+
+
+@pytest.mark.parametrize("points", [1, 7, 500])
+@pytest.mark.parametrize("among", [(0, 5), (-1, 5), (-1, 0), (3, 4)])
+def test_tiles_that_wait_for_no_device_bring_every_point_back(points, among):
+    slots = torch.randint(*among, (points,), generator=torch.Generator().manual_seed(points))
+    coords, tiles = torch.rand(points, 2), Tiles(slots, 5)
+    gathered = tiles.gather(coords)
+    assert gathered.shape[:1] == tiles.slots.shape and tiles.slots.max() < 5
+    values = (gathered + 10 * tiles.slots[:, None, None]).flatten(0, 1)
+    expected = torch.where(slots[:, None] >= 0, coords + 10 * slots[:, None], -1.0)
+    assert torch.equal(tiles.scatter(values, torch.tensor(-1.0)), expected)
+    padded = tiles.index.numel() - points
+    assert padded <= 5 * tiles.index.shape[1]

@@ -10,7 +10,7 @@ operands and float32 sums; frequencies are taken in float32.
 import triton
 import triton.language as tl
 
-from inr_scenes.kernels.sines import cosine, narrow, reduced, sine
+from inr_scenes.kernels.sines_triton import cosine, narrow, reduced, sine
 
 
 @triton.jit
