@@ -1,6 +1,7 @@
 """What a device is: which one "auto" stands for, how many rows it takes at once, and its quick half precision."""
 
 import torch
+from torch import Tensor
 
 from .errors import InrError, suggestion
 
@@ -41,6 +42,11 @@ def precision_type(name: str, device: torch.device) -> torch.dtype | None:
 def rounded_to(dtype: torch.dtype | None, device: torch.device) -> torch.autocast:
     """Return a context in which networks may round products to a half precision; none: they do not."""
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Return values in float64; in float32 on Apple's MPS, which has nothing wider."""
+    return values.to(torch.float32 if values.device.type == "mps" else torch.float64)
 
 
 def wait(device: torch.device) -> None:

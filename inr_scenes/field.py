@@ -119,8 +119,9 @@ class Field(nn.Module):
         """Return a smaller field of the part of the signal in `box`, or of some blocks, weights really removed."""
         raise InrError(f"{self.name} has no local parts, so it cannot be cropped; the lg- fields can.")
 
-    def extend(self, spec: Spec, start: str = "neighbour") -> "Field":
-        """Return a larger field covering `spec`, the old region unchanged; start: how new parts begin."""
+    def extend(self, spec: Spec, start: str = "neighbour", part: Signal | None = None) -> "Field":
+        """Return a larger field covering `spec`, the old region unchanged; start: how new parts begin; part: the signal
+        that they are for, so that what it does not reach into takes none."""
         raise InrError(f"{self.name} has no local parts, so it cannot be extended; the lg- fields can.")
 
     def joined(self, other: "Field") -> "Field":

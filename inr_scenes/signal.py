@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .device import wide
 from .errors import InrError
 from .metrics import psnr
 from .spec import Axis, Spec
@@ -83,7 +84,7 @@ class Signal:
         total = 0.0
         for part in index.to(self.device).split(1 << 14):
             query, values = self.sample(part)
-            total += (self.predict(field, query).float() - values).double().square().sum().item()
+            total += wide(self.predict(field, query).float() - values).square().sum().item()
         mse = total / (len(index) * self.spec.out_features) * self.spec.values.scale**2
         return {"psnr": psnr(mse, self.peak)}
 

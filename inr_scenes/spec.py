@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .camera import Cameras
+from .device import wide
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Box = tuple[tuple[int, int], ...]          # half-open index ranges, one per axis, counted from the original's sample 0
@@ -47,11 +48,11 @@ class Axis:
 
     def at(self, index: Tensor) -> Tensor:
         """Return the coordinates of (possibly fractional) original indices, computed in float64, as float32."""
-        return (self.start + index.double() * self.step).float()
+        return (self.start + wide(index) * self.step).float()
 
     def index(self, coords: Tensor) -> Tensor:
         """Return the fractional original indices of coordinates, in float64."""
-        return (coords.double() - self.start) / self.step
+        return (wide(coords) - self.start) / self.step
 
     def cropped(self, low: int, high: int) -> "Axis":
         """Return the part of the axis with original indices low ≤ i < high."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .device import rows_at_once
+from .device import rows_at_once, wide
 from .generalizable import GeneralizableField, SupportViews
 from .metrics import psnr
 from .signal import Signal
@@ -47,7 +47,7 @@ class Validation:
     def _score(self, model, signal) -> float:
         seen, asked = self._parts(signal)
         guess, values = predict(model, seen, asked)
-        error = (guess - values).double().square().mean().item() * signal.spec.values.scale**2
+        error = wide(guess - values).square().mean().item() * signal.spec.values.scale**2
         return psnr(error, signal.peak if signal.spec.kind != "audio" else signal.spec.values.scale)
 
     def _parts(self, signal) -> tuple[Signal, Signal]:

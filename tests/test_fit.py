@@ -1,6 +1,7 @@
 import importlib
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -49,6 +50,11 @@ def test_precision_auto_is_what_the_device_is_quick_at(signal, half, seen, monke
     field.layers[-1].register_forward_hook(lambda layer, given, out: found.add(out.dtype) if layer.training else None)
     fit(field, signal, FitConfig(steps=3, lr=1e-3, precision="auto", kernel="torch"))
     assert found == {seen}
+
+
+def test_only_mps_has_no_float64():
+    for kind, dtype in (("mps", torch.float32), ("cpu", torch.float64), ("cuda", torch.float64)):
+        assert device.wide(SimpleNamespace(device=SimpleNamespace(type=kind), to=lambda dtype: dtype)) is dtype
 
 
 def test_muon_takes_hidden_matrices_and_no_biases(signal):

@@ -54,7 +54,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     if options.contains == "auto" and read is not None:
         note(f"{options.signal} is taken to hold the {read} {'part alone' if read == 'new' else 'signal'}; "
              f"--contains says otherwise.")
-    big = field.extend(larger, options.begin)
+    big = field.extend(larger, options.begin, part)
     recipe = type(big).suggest(part, "fast").fit
     config = parse(parts, arguments, prog="extend", description=run.__doc__, positional=positional,
                    defaults=budget(recipe, flags(arguments)))[FitConfig]

@@ -53,6 +53,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
     spec, fps = field.spec, options.fps
     if options.frames < 1 or (options.size is not None and min(options.size) < 1):
         raise InrError("--frames and --size must be at least 1.")
+    if options.transforms is not None and not options.path.endswith(".json"):
+        raise InrError("--transforms places a camera path of nerfstudio's viewer: give that path's .json as --path.")
     if options.path == "orbit":
         cameras = orbit(spec, frames=options.frames, elevation=options.elevation)
     elif options.path == "spiral":
@@ -66,7 +68,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     elif options.path.endswith(".json"):
         transforms = None if options.transforms is None else Path(options.transforms).expanduser()
         cameras, path_fps = read_path(Path(options.path).expanduser(), transforms)
-        fps = fps or path_fps
+        fps = path_fps if fps is None else fps
     else:
         raise InrError(f"--path {options.path!r} is not known: {', '.join(PATHS)}, or a camera-path .json.")
     if options.frame is not None:
@@ -76,5 +78,5 @@ def run(arguments: list[str]) -> dict[str, Any]:
     if options.size is not None:
         cameras = cameras.framed(*options.size)
     extra = {"resolution": options.resolution} if spec.kind == "shape" else {}
-    path = render(field, cameras, options.output, fps=fps or 24.0, **extra)
+    path = render(field, cameras, options.output, fps=24.0 if fps is None else fps, **extra)
     return {"output": str(path), "frames": len(cameras), "size": cameras.size[0].tolist()}

@@ -23,7 +23,7 @@ from .fit import (
     values,
     wants_help,
 )
-from .run import Run, RunOptions, budget, execute, plain
+from .run import Run, RunOptions, budget, execute, interrupts, plain
 
 
 @dataclass(frozen=True)
@@ -114,9 +114,7 @@ def _train(target: Run, cls, found, folder: str, chosen, signal_cls) -> dict[str
     validation = Validation(held_out, options.support)
     fabric = _fabric(options, config)
     if fabric is not None and fabric.global_rank != 0:      # the other processes only help
-        state = target.state()
-        for _ in train_steps(field, training, config, validation=validation, resume=state, fabric=fabric):
-            pass
+        _help(train_steps(field, training, config, validation=validation, resume=target.state(), fabric=fabric))
         return None
     settings = {"field": cls.name, "signal": str(Path(folder).expanduser().resolve()),
                 "run": {"preset": target.options.preset, "dtype": target.options.dtype},
@@ -125,6 +123,17 @@ def _train(target: Run, cls, found, folder: str, chosen, signal_cls) -> dict[str
     facts = {"field": cls.name, "signal": str(folder), "kind": found.spec.kind, "signals": str(len(training))}
     loop = functools.partial(train_steps, field, training, config, validation=validation, fabric=fabric)
     return execute(target, field, validation, config, facts, settings, loop, "train")
+
+
+def _help(steps) -> None:
+    """Take a training's steps; what interrupts all its processes is for the first one to say and to save after."""
+    with interrupts() as stopped:
+        try:
+            for _ in steps:
+                pass
+        except RuntimeError:                    # the first one has stopped, and its end of the line is closed
+            if not stopped:
+                raise
 
 
 def _open(folder, options: SetOptions, load: dict[str, Any], crop: tuple[int, ...]):

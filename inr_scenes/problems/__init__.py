@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..device import wide
 from ..errors import InrError
 from ..field import Field, Recipe
 from ..metrics import psnr
@@ -142,7 +143,7 @@ class Problem(Signal):
         total = 0.0
         for part in index.split(max(1, (1 << 14) // self.points)):
             query, values = self.sample(part, torch.Generator(self.device).manual_seed(0))
-            total += (self.measure(field, query).float() - values).double().square().sum().item()
+            total += wide(self.measure(field, query).float() - values).square().sum().item()
         return {"psnr_fit": psnr(total / self.values[index].numel(), self.full_scale)}
 
 

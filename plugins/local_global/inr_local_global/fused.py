@@ -199,8 +199,8 @@ def _adds(field) -> bool:
 def _on_chip(field, coords: Tensor, slots: Tensor, shared: Iterable[SineLayer]) -> Tensor | None:
     """Return the values by the Triton kernel where it is chosen and serves, else none."""
     config = field.config
-    levels = config.hidden_layers + 1
-    if _adds(field) or kernel.obstacle(config.local_features, getattr(config, "global_features", 0), levels):
+    widths = config.local_features, getattr(config, "global_features", 0)
+    if len(slots) > kernel.MOST_BLOCKS or _adds(field) or kernel.obstacle(*widths, config.hidden_layers + 1):
         return None
     omegas = _omegas(field)
     layers = list(shared)

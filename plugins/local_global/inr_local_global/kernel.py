@@ -12,6 +12,7 @@ from inr_scenes.kernels.choice import agree
 from inr_scenes.kernels.mlp import chunk_of, gradient_scale, weight_gradients
 
 WIDEST_LOCAL, WIDEST_GLOBAL, MOST_LEVELS = 128, 256, 9
+MOST_BLOCKS = 65_535                # programs along a launch's second and third side
 
 
 @dataclass(frozen=True)

@@ -88,9 +88,8 @@ class Partitioned(Field):
         fresh, known = not self._asked.borders, isinstance(signal, GridSignal) and signal.spec.axes == self.spec.axes
         if not (fresh and known and self._asked.occupied_only and self.spec.kind == "shape"):
             return
-        raw, empty = signal.data.reshape(self.spec.shape), outside(self.spec) / signal.gain
         layout = Layout(self.layout.borders)
-        kept = [block for block in layout.blocks if (raw[self._part(layout.box_of(block))] != empty).any()]
+        kept = [block for block in layout.blocks if reaches_into(signal, layout.box_of(block))]
         if not kept:
             raise InrError(f"The shape is empty: there is nothing for {self.name} to fit.")
         layout = layout.keeping(kept)
@@ -101,10 +100,6 @@ class Partitioned(Field):
             torch.manual_seed(self._seed)
             self._set_up(self._asked.laid_out(layout))
         self.to(device)
-
-    def _part(self, box: Box) -> tuple[slice, ...]:
-        """Return a box of original samples as slices of the signal's array."""
-        return tuple(slice(low - axis.first, high - axis.first) for (low, high), axis in zip(box, self.spec.axes))
 
     def baked(self) -> Field:
         """Return a field whose old and new blocks, kept apart by `extend`, are in one piece."""
@@ -165,10 +160,13 @@ class Partitioned(Field):
         from .surgery import crop
         return crop(self, box, keep=keep, drop=drop)
 
-    def extend(self, spec: Spec, start: str = "neighbour") -> Field:
-        """Return a larger field covering `spec`: new blocks train, everything old is frozen and stays as it is."""
+    def extend(self, spec: Spec, start: str = "neighbour", part: Signal | None = None) -> Field:
+        """Return a larger field covering `spec`: new blocks train, everything old is frozen and stays as it is.
+
+        part: the new part's signal; blocks that a shape does not reach into then take no network.
+        """
         from .surgery import extend
-        return extend(self, spec, start)
+        return extend(self, spec, start, part)
 
     def joined(self, other: Field) -> Field:
         """Return one field of this and a neighbouring region that shares its global network."""
@@ -191,6 +189,13 @@ class Partitioned(Field):
             lines.append(f"{self.global_share:.1%} of the parameters are global, outside the usual {low:.0%} to "
                          f"{high:.0%}; --local-features and --global-features change it.")
         return lines
+
+
+def reaches_into(signal: GridSignal, box: Box) -> bool:
+    """Say whether a shape reaches into a box of samples, which its grid holds."""
+    inside = tuple(slice(low - axis.first, high - axis.first) for (low, high), axis in zip(box, signal.spec.axes))
+    raw, empty = signal.data.reshape(signal.spec.shape), outside(signal.spec) / signal.gain
+    return bool((raw[inside] != empty).any())
 
 
 def outside(spec: Spec) -> float:

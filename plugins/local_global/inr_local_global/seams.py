@@ -26,7 +26,7 @@ def seam(field, signal: Signal) -> dict[str, float]:
     error, count = torch.zeros(2, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)
     for index in _samples(len(signal), rows_at_once(signal.device)):
         query, values = signal.sample(index.to(signal.device))
-        squares = (field(query).float() - values).square().mean(-1).double().cpu()
+        squares = (field(query).float() - values).square().mean(-1).cpu().double()
         at_seam = torch.zeros(len(index), dtype=torch.bool)
         rest = index
         for mask in reversed(near):

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from inr_scenes.errors import InrError
+from inr_scenes.signal import GridSignal
 from inr_scenes.spec import Box, Spec
 
 from .layers import GrownLinear, LocalLinear
 from .layout import Layout
-from .partitioned import Partitioned, rebuilt
+from .partitioned import Partitioned, reaches_into, rebuilt
 
 
 class Picked(LocalLinear):
@@ -49,12 +50,12 @@ def crop(field: Partitioned, box: Box | None = None, *, keep: Iterable[int] | No
     return rebuilt(field, field.config.laid_out(layout), field.spec.cropped(box), local)
 
 
-def extend(field: Partitioned, spec: Spec, start: str = "neighbour") -> Partitioned:
+def extend(field: Partitioned, spec: Spec, start: str = "neighbour", part: GridSignal | None = None) -> Partitioned:
     """Return the field covering the larger `spec`: new blocks train, all that is old is frozen.
 
-    start: how new networks begin: "neighbour" (a copy of the nearest block's) or "fresh". New blocks are as large as
-    the old ones, as nearly as whole samples allow, and learn at rates by their width. `baked()` puts old and new into
-    one piece.
+    start: how new networks begin: "neighbour" (a copy of the nearest block's) or "fresh" · part: the new part's signal;
+    blocks that a shape in it does not reach into take no network, unless none does. New blocks are as large as the old
+    ones, as nearly as whole samples allow, and learn at rates by their width; `baked()` puts all into one piece.
     """
     if start not in ("neighbour", "fresh"):
         raise InrError(f"New networks begin as a copy of their neighbour or fresh, not {start!r}.")
@@ -70,7 +71,10 @@ def extend(field: Partitioned, spec: Spec, start: str = "neighbour") -> Partitio
     blocks = {grid.box_of(block): block for block in grid.blocks}
     had = [blocks[old.box_of(block)] for block in range(old.total)]     # old blocks, in the new grid
     known = set(had)
-    layout = grid.keeping([block for block in grid.blocks if block not in known] + [had[block] for block in old.blocks])
+    fresh = [block for block in grid.blocks if block not in known]
+    if part is not None and field.config.occupied_only and spec.kind == "shape":
+        fresh = [block for block in fresh if reaches_into(part, grid.box_of(block))] or fresh
+    layout = grid.keeping(fresh + [had[block] for block in old.blocks])
     new = {block: slot for slot, block in enumerate(layout.blocks) if block not in known}
     if not new:
         raise InrError("The extension adds no sample.")
@@ -85,8 +89,8 @@ def extend(field: Partitioned, spec: Spec, start: str = "neighbour") -> Partitio
     grown.load_state_dict({**grown.state_dict(), **_shared(field)})
     grown.requires_grad_(False)
     for name, layer in field.local_linears().items():
-        fresh = Picked(grown.get_submodule(name), list(new.values()))
-        begun = Picked(layer, nearest) if start == "neighbour" else fresh
+        begun = Picked(layer, nearest) if start == "neighbour" else \
+            Picked(grown.get_submodule(name), list(new.values()))
         parent, _, attribute = name.rpartition(".")
         setattr(grown.get_submodule(parent), attribute,
                 GrownLinear(Picked(layer, old_slots), begun, order.to(field.fill.device)))

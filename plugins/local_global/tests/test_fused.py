@@ -174,3 +174,10 @@ def test_a_kernel_that_computes_something_else_is_set_aside(cls, config, monkeyp
         values = field.values(points)
     assert torch.equal(values, field.evaluate(points.coords, points.slots).flatten(0, 1))
     assert fused.fast_path(torch.device("cpu")) == "fused (C)", "half precision bears more"
+
+
+def test_more_blocks_than_a_launch_has_room_for_are_not_the_kernels(monkeypatch):
+    monkeypatch.setattr(fused.kernel, "MOST_BLOCKS", 3)
+    field = make(LgSiren)
+    with choose("fused"):
+        assert fused._on_chip(field, torch.rand(4, 5, 2), torch.arange(4), [*field.shared, *field.merging]) is None

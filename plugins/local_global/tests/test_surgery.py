@@ -13,6 +13,7 @@ from inr_scenes.field import build, decode_all
 from inr_scenes.fit import FitConfig, fit
 from inr_scenes.signals.audio import AudioSignal
 from inr_scenes.signals.image import ImageSignal
+from inr_scenes.signals.shape import ShapeSignal
 from inr_scenes.spec import Axis, Spec
 
 FIELDS = (LgSiren, SirenPerPartition, LgIncode)
@@ -258,3 +259,20 @@ def _gradient(height, width, spec=None):
     image = np.stack([0.5 + 0.4 * np.sin(2 * x + y + 2 * c) for c in range(3)], -1).astype(np.float32)
     signal = ImageSignal.from_array(image)
     return signal if spec is None else ImageSignal(spec, signal.data, signal.gain)
+
+
+def test_a_shape_grows_where_it_is(tmp_path):
+    voxels = np.zeros((8, 8, 24), bool)
+    voxels[:, :, :8] = voxels[:4, :4, 8:14] = True
+    whole = ShapeSignal.from_array(voxels)
+    field = build(LgSiren, whole.spec.cropped(((0, 8), (0, 8), (0, 8))),
+                  {"partitions": (2, 2, 2), "local_features": 6, "global_features": 16, "first_omega_0": 10.0}, seed=0)
+    box = ((0, 8), (0, 8), (8, 24))
+    part = ShapeSignal(whole.spec.cropped(box), whole.data.reshape(8, 8, 24)[:, :, 8:].reshape(-1, 1), whole.gain)
+    grown = field.extend(whole.spec, "neighbour", part)
+    assert grown.layout.total == 2 * 2 * 6 and len(grown.layout.blocks) == 8 + 2
+    before = decode_all(field)
+    fit(grown, part, FitConfig(steps=60, lr=2e-3, batch=500))
+    after = decode_all(grown.baked().eval())
+    assert torch.equal(after[:, :, :8], before) and not after[4:, :, 8:].any() and not after[:, :, 16:].any()
+    assert part.metrics(grown.baked())["iou"] > 0.9
