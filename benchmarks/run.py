@@ -1,7 +1,7 @@
 """Run the benchmarks and write what they print into RESULTS.md, one section each.
 
     python benchmarks/run.py                            # all, in small: about five hours on two cores
-    python benchmarks/run.py --only siren scale-image   # these; all others keep their last figures
+    python benchmarks/run.py --only siren-30 goals      # these; all others keep their last figures
     python benchmarks/run.py --since 2026-11-20         # what has no figures of that day or later: goes on where it ended
     python benchmarks/run.py --quick                    # the shortest settings that still show the order: an hour
     python benchmarks/run.py --device cuda              # what is claimed of a GPU, at most ten minutes; others by --only
@@ -42,7 +42,8 @@ SECTIONS = {
     "main-job": Section("main_job.py", "--only shapes mesh", device=False),
     "recipes": Section("recipes.py --seconds 15", "--seconds 5"),
     "image-study": Section("image_study.py", "--seconds 3 --photos 2"),
-    "siren": Section("siren.py --photos kodim23 highland kodim03 --plot", "--photos kodim23 --goals 30"),
+    "siren-30": Section("siren.py --photos kodim23 highland kodim03 --goals 30 --plot", "--photos kodim23"),
+    "siren-35": Section("siren.py --photos kodim23 highland kodim03 --goals 35 --plot", None),
     "goals": Section("goals.py", "--signals armadillo flower"),
     "scale-image": Section("scale.py --kinds image", "--sizes 256 1024", device=False),
     "scale-video": Section("scale.py --kinds video", "--sizes 10 100", device=False),

@@ -37,7 +37,7 @@ from inr_scenes.signals.image import ImageSignal, read_image
 from inr_scenes.siren import Siren
 
 RECORD = Path(__file__).parent / "results" / "siren-published.json"
-HORIZONS = (50, 80, 120, 180, 270, 400, 600, 900, 1400, 2100, 3200)     # steps of 16,384 rows
+HORIZONS = (20, 30, 40, 50, 80, 120, 180, 270, 400, 600, 900, 1400, 2100, 3200)     # steps of 16,384 rows
 LOOKS = 0.85                                                            # of a schedule: where looks at the PSNR begin
 PLAIN = {"batch": 16_384, "lr": 7e-4}    # of 3e-4 to 4e-3 the best, as is the recipe's first frequency: see RESULTS.md
 FLOP = 6 * (2 * 256 + 3 * 256**2 + 3 * 256)                             # of a training row: forward and backward

@@ -5,12 +5,14 @@
         check_field(MyField)
 """
 
+import copy
 import dataclasses
 import math
 import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +34,9 @@ KINDS = ("image", "video", "audio", "shape", "lightfield")
 def check_field(cls: type[Field], config: dict[str, Any] | None = None, *, steps: int = 150) -> dict[str, bool]:
     """Assert what every field owes its users, on a small signal of each kind it supports.
 
-    Shapes; order independence; gradients to coords; seeded determinism; an exact archive round trip; a constructor that
-    builds on the meta device; help for every setting; that `steps` steps take a tenth off the loss.
+    Shapes; order independence; derivatives by coords, which finite differences in float64 confirm; seeded determinism;
+    an exact archive round trip; a constructor that builds on the meta device; help for every setting; that `steps`
+    steps take a tenth off the loss.
     Returns capabilities: {"second_derivatives": …}.
     """
     from .plugins import host
@@ -177,6 +180,9 @@ def _check_gradients(field: Field, signal: Signal) -> None:
     coords = _query(signal, 8).clone().requires_grad_()
     (gradient,) = torch.autograd.grad(field(coords).sum(), coords)
     assert gradient.shape == coords.shape and torch.isfinite(gradient).all(), "gradients must reach the coordinates"
+    if signal.spec.axes:                # rays meet surfaces, which have edges
+        exact, (x, way) = copy.deepcopy(field).double().eval(), _line(signal)
+        _agree(_slope(exact, x, way), lambda p: exact(p).detach(), x, way, "gradients")
 
 
 def _second_derivatives(field: Field, signal: Signal) -> bool:
@@ -184,9 +190,34 @@ def _second_derivatives(field: Field, signal: Signal) -> bool:
     try:
         (first,) = torch.autograd.grad(field(coords).square().sum(), coords, create_graph=True)
         (second,) = torch.autograd.grad(first.sum(), coords)
-        return bool(torch.isfinite(second).all())
     except RuntimeError:
         return False
+    if signal.spec.axes:
+        exact, (x, way) = copy.deepcopy(field).double().eval(), _line(signal)
+        _agree(_slope(lambda p: _slope(exact, p, way), x, way), lambda p: _slope(exact, p, way).detach(), x, way,
+               "second derivatives")
+    return bool(torch.isfinite(second).all())
+
+
+def _line(signal: Signal) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return coordinates of a signal and a direction, in float64."""
+    coords = _query(signal, 12).double()
+    return coords, torch.nn.functional.normalize(torch.arange(1.0, coords.shape[1] + 1, dtype=torch.float64), dim=0)
+
+
+def _slope(function: Callable[[torch.Tensor], torch.Tensor], coords: torch.Tensor, way: torch.Tensor) -> torch.Tensor:
+    """Return the derivative (n, out) of a function of coords (n, in) along a direction (in,)."""
+    coords = coords if coords.requires_grad else coords.clone().requires_grad_()
+    channels = function(coords).unbind(-1)
+    return torch.stack([torch.autograd.grad(c.sum(), coords, create_graph=True)[0] @ way for c in channels], -1)
+
+
+def _agree(found: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor], coords: torch.Tensor,
+           way: torch.Tensor, what: str, step: float = 1e-6) -> None:
+    """Assert that a derivative along a direction is what finite differences of the function say."""
+    expected = (function(coords + step * way) - function(coords - step * way)) / (2 * step)
+    error = (found.detach() - expected).abs().max() / expected.abs().max().clamp_min(1e-12)
+    assert error < 1e-4, f"{what} differ from finite differences by {error:.1e} of the largest"
 
 
 def _check_presets(cls: type[Field], signal: Signal) -> None:
