@@ -30,14 +30,18 @@ def side_of(spec: Spec, side: str) -> tuple[int, int]:
 
 
 def grown(spec: Spec, side: str, count: int) -> tuple[Spec, Box]:
-    """Return the spec with `count` more samples on a side, and the box of the new ones."""
+    """Return the spec with `count` more samples on a side, and the box of the new ones.
+
+    Its meta says where the "whole" now ends along each axis, so that parts of it are found in a file of the whole.
+    """
     axis, direction = side_of(spec, side)
     old = spec.axes[axis]
     low, high = (old.stop, old.stop + count) if direction > 0 else (old.first - count, old.first)
     box = tuple((low, high) if i == axis else ends for i, ends in enumerate(spec.box))
     axes = tuple(old.cropped(min(low, old.first), max(high, old.stop)) if i == axis else a
                  for i, a in enumerate(spec.axes))
-    return spec.replace(axes=axes), box
+    ends = [[min(low, axis.first), max(high, axis.stop)] for (low, high), axis in zip(spec.whole, axes)]
+    return spec.replace(axes=axes, meta={**spec.meta, "whole": ends}), box
 
 
 def new_part(field: Field, signal: GridSignal, side: str, contains: str = "auto") -> tuple[Spec, GridSignal, str]:

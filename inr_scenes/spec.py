@@ -201,6 +201,15 @@ class Spec:
         points = self.frame.to_unit(world) if self.frame else world.double()
         return points.flip(-1).float()
 
+    @property
+    def whole(self) -> Box:
+        """Where what these samples are part of begins and ends: the original, or what it was extended to."""
+        try:
+            ends = tuple((int(low), int(high)) for low, high in self.meta.get("whole", ()))
+        except (TypeError, ValueError):
+            ends = ()
+        return ends if ends and len(ends) == len(self.axes) else tuple((0, axis.original) for axis in self.axes)
+
     def part_of(self, whole: "Spec") -> tuple[slice, ...] | None:
         """Return where these samples lie in the array of `whole`: all of it where the shapes agree, or the box that
         was cropped from it; None where neither fits."""
@@ -208,6 +217,9 @@ class Spec:
             return None
         if self.shape == whole.shape:
             return tuple(slice(0, count) for count in self.shape)
+        if "whole" in self.meta and whole.shape == tuple(high - low for low, high in self.whole) \
+                and all(low <= axis.first and axis.stop <= high for (low, high), axis in zip(self.whole, self.axes)):
+            return tuple(slice(axis.first - low, axis.stop - low) for (low, _), axis in zip(self.whole, self.axes))
         grid = whole.regrid(self.meta.get("grid", "centers"))
         fits = all(math.isclose(mine.start, its.start) and math.isclose(mine.step, its.step)
                    and its.first <= mine.first and mine.stop <= its.stop for mine, its in zip(self.axes, grid.axes))

@@ -74,6 +74,20 @@ def test_extend_leaves_the_old_region_alone(inr, photo, file, read):
         assert torch.equal(old(coords), big(coords))
 
 
+@pytest.mark.parametrize("begun, side, box", [("left.png", "right", (2, 15, 28, 30)),
+                                              ("right.png", "left", (2, -12, 9, 9))])
+def test_a_crop_of_an_extension_is_measured_against_the_whole(inr, photo, begun, side, box):
+    result(inr("fit", "lg-siren", begun, "-o", "run", "--steps", "30", "--partitions", "3", "2", *LOCAL[3:], "--json"))
+    result(inr("extend", "run", "photo.png", "big.safetensors", "--side", side, "--contains", "whole", "--steps", "30",
+               "--json"))
+    result(inr("crop", "big.safetensors", "crop.safetensors", "--box", *box, "--json"))
+    shift = 20 if side == "left" else 0
+    Image.fromarray(photo[box[0]:box[2], box[1] + shift:box[3] + shift]).save("part.png")
+    of_whole, of_part = (result(inr("eval", "crop.safetensors", file, "--json"))["metrics"]["psnr"]
+                         for file in ("photo.png", "part.png"))
+    assert of_whole == pytest.approx(of_part, abs=1e-6)
+
+
 def test_a_crop_is_measured_against_the_whole_and_keeps_its_precision(inr, photo):
     result(inr("fit", "lg-siren", "photo.png", "-o", "run", "--steps", "60", "--dtype", "float16", *LOCAL, "--json"))
     crop = result(inr("crop", "run", "crop.safetensors", "--box", "10", "20", "30", "40", "--json"))
