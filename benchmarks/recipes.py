@@ -2,6 +2,7 @@
 
     python benchmarks/recipes.py                                     # 30 s a fit
     python benchmarks/recipes.py --fields lg-siren --kinds image --try lr=1e-3 --try lr=1e-3,optimizer=muon
+    python benchmarks/recipes.py --try "" --try lr=x0.5 --try lr=x2      # the recipe, half its rate and twice
 
 Signals are those of a data folder beside the project where it has them, else the samples of datasets/. Prints a table
 in Markdown: PSNR in dB (sound: of a full scale of 1 to -1), IoU of shapes, PSNR of held-out views of light fields.
@@ -48,6 +49,7 @@ def reach(cls: type[Field], signal: Signal, changes: dict, end: dict, device: st
     """Fit with the field's recipe and changes to it to an end of steps or seconds; return the metric and the steps."""
     recipe = cls.suggest(signal, "fast")
     known = {f.name for f in dataclasses.fields(FitConfig)}
+    changes = {k: float(v[1:]) * recipe.fit[k] if isinstance(v, str) and v[0] == "x" else v for k, v in changes.items()}
     settings = recipe.fit | {k: v for k, v in changes.items() if k in known}
     config = recipe.config | {k: v for k, v in changes.items() if k not in known}
     if recipe.grid:

@@ -15,6 +15,7 @@ import argparse
 import datetime
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -41,6 +42,7 @@ class Section(NamedTuple):
 SECTIONS = {
     "main-job": Section("main_job.py", "--only shapes mesh", device=False),
     "recipes": Section("recipes.py --seconds 15", "--seconds 5"),
+    "rates": Section('recipes.py --kinds image audio shape --seconds 5 --try "" --try lr=x0.5 --try lr=x2', None),
     "image-study": Section("image_study.py", "--seconds 3 --photos 2"),
     "siren-30": Section("siren.py --photos kodim23 highland kodim03 --goals 30 --plot", "--photos kodim23"),
     "siren-35": Section("siren.py --photos kodim23 highland kodim03 --goals 35 --plot", None),
@@ -123,16 +125,16 @@ def main() -> None:
         section = SECTIONS[name]
         if fresh(read(out).get(name, ("", ""))[0], options.since) or (options.quick and section.quick is None):
             continue
-        words = section.command.split() + (section.quick.split() if options.quick else [])
+        words = shlex.split(section.command) + (section.quick.split() if options.quick else [])
         words += ["--device", options.device] if section.device and options.device != "auto" else []
         load = f" · load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-        print(f"\n{name}: benchmarks/{' '.join(words)}", flush=True)
+        print(f"\n{name}: benchmarks/{shlex.join(words)}", flush=True)
         tick = time.monotonic()
         printed, status = run(words)
         if status:
             failed.append(name)
             continue
-        title = f"`python benchmarks/{' '.join(words)}` · {datetime.date.today()}{load} · {time.monotonic() - tick:.0f} s"
+        title = f"`python benchmarks/{shlex.join(words)}` · {datetime.date.today()}{load} · {time.monotonic() - tick:.0f} s"
         found = read(out)               # remarks may have been written meanwhile
         write(out, found | {name: (f"{title}\n\n{printed.strip()}", found.get(name, ("", ""))[1])})
     if failed:

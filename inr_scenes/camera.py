@@ -86,7 +86,8 @@ class Cameras:
         From one origin they are linear in the direction: one small product for a view.
         """
         axes, origin = self.poses[i, :, :3].T, self.poses[i, :, 3]
-        return torch.nn.functional.normalize(self.directions(i), dim=-1) @ pluecker(origin.expand(3, 3), axes)
+        lines = self.directions(i) @ pluecker(origin.expand(3, 3), axes)
+        return lines / lines[:, :3].norm(dim=-1, keepdim=True)
 
 
 def pluecker(origins: Tensor, directions: Tensor) -> Tensor:

@@ -191,19 +191,20 @@ def members(folder, kind: str | None = None) -> tuple[type[Signal], list[Path]]:
 def _key(cls, settings, paths: Sequence[Path]) -> str:
     facts = [LAYOUT, cls.kind, to_dict(settings), str(paths[0].parent.resolve())]
     facts += [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in paths]
-    facts += [stamp for p in paths if p.is_dir() for stamp in _stamps(p)]
+    facts += [stamp for p in paths if p.is_dir() for stamp in _stamps(p, p.name)]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
 
 
-def _stamps(folder) -> Iterator[tuple[str, int, int]]:
-    """Yield path, size and time of change of every file beneath a folder, in one walk that reads none of them."""
+def _stamps(folder, name: str) -> Iterator[tuple[str, int, int]]:
+    """Yield place, size and time of change of every file beneath a folder but hidden ones; none of them is read."""
     with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
+        found = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     for entry in found:
+        place = f"{name}/{entry.name}"
         if entry.is_dir(follow_symlinks=False):
-            yield from _stamps(entry)
+            yield from _stamps(entry, place)
         elif entry.is_file():           # no link to nowhere
-            yield entry.path, entry.stat().st_size, entry.stat().st_mtime_ns
+            yield place, entry.stat().st_size, entry.stat().st_mtime_ns
 
 
 def _cache(cache) -> Path:

@@ -20,7 +20,7 @@ from torch.nn.functional import grid_sample
 from .camera import Cameras
 from .device import precision_type, rounded_to
 from .errors import InrError, suggestion
-from .kernels.choice import chosen
+from .kernels.choice import serves
 from .kernels.native import MARCH, call, library
 from .spec import Frame, Spec
 
@@ -190,7 +190,7 @@ class ReliefRays(Rays):
     def see(self, rays: Tensor) -> Tensor:
         """Map Plücker rays to places of the relief and of the cameras' plane, (..., 4)."""
         native = _in_c(rays)
-        if native and min(self.map.shape[2:]) > 1 and not (rays.requires_grad and torch.is_grad_enabled()):
+        if native and min(self.map.shape[2:]) > 1:
             seen = rays.new_empty(*rays.shape[:-1], 4)
             sizes = torch.tensor([self.high, self.low, *self.scale.tolist(), self.distance, self.turn])
             call(native.see_relief, seen[..., 0].numel(), *self.map.shape[2:], self.STEPS, self.map, sizes,
@@ -265,9 +265,7 @@ def _distances(text: str, cells: int) -> np.ndarray:
 
 def _in_c(points: Tensor):
     """Return the C functions that march on the CPU, where they serve; else none."""
-    if points.device.type != "cpu" or points.dtype is not torch.float32 or torch.compiler.is_compiling():
-        return None
-    return library(MARCH, torch.float32) if chosen() in ("auto", "fused") else None
+    return library(MARCH, torch.float32) if points.device.type == "cpu" and serves(points) else None
 
 
 def _asked(rays: Tensor) -> bool:

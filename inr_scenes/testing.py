@@ -182,6 +182,7 @@ def _check_gradients(field: Field, signal: Signal) -> None:
     assert gradient.shape == coords.shape and torch.isfinite(gradient).all(), "gradients must reach the coordinates"
     if signal.spec.axes:                # rays meet surfaces, which have edges
         exact, (x, way) = copy.deepcopy(field).double().eval(), _line(signal)
+        assert exact(x).dtype is torch.float64, "a field that was moved to float64 must compute in it"
         _agree(_slope(exact, x, way), lambda p: exact(p).detach(), x, way, "gradients")
 
 
@@ -209,7 +210,8 @@ def _slope(function: Callable[[torch.Tensor], torch.Tensor], coords: torch.Tenso
     """Return the derivative (n, out) of a function of coords (n, in) along a direction (in,)."""
     coords = coords if coords.requires_grad else coords.clone().requires_grad_()
     channels = function(coords).unbind(-1)
-    return torch.stack([torch.autograd.grad(c.sum(), coords, create_graph=True)[0] @ way for c in channels], -1)
+    return torch.stack([torch.autograd.grad(c.sum(), coords, create_graph=True, materialize_grads=True)[0] @ way
+                        if c.requires_grad else torch.zeros_like(c) for c in channels], -1)
 
 
 def _agree(found: torch.Tensor, function: Callable[[torch.Tensor], torch.Tensor], coords: torch.Tensor,

@@ -1,6 +1,7 @@
 """Posed multi-view sets: many meshes, each seen by cameras all around it, in NeRF-synthetic's layout."""
 
 import functools
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -49,8 +50,6 @@ def meshes(source) -> Iterator[tuple[str, Callable[[], "Trimesh"]]]:
 def _pack(path: Path) -> Iterator[tuple[str, Callable[[], "Trimesh"]]]:
     import zipfile
 
-    import trimesh
-
     try:
         with np.load(path, allow_pickle=False) as pack:
             missing = [name for name in PACK if name not in pack.files]
@@ -62,8 +61,13 @@ def _pack(path: Path) -> Iterator[tuple[str, Callable[[], "Trimesh"]]]:
         raise InrError(f"{path} is not a whole .npz file ({error}).") from None
     for i, name in enumerate(names):
         part = slice(f_off[i], f_off[i + 1])
-        yield str(name), functools.partial(trimesh.Trimesh, v[v_off[i]:v_off[i + 1]], f[part].astype(np.int64),
-                                           process=False, face_colors=None if c is None else c[part])
+        yield str(name), functools.partial(_packed, v[v_off[i]:v_off[i + 1]], f[part], None if c is None else c[part])
+
+
+def _packed(vertices: np.ndarray, faces: np.ndarray, colours: np.ndarray | None) -> "Trimesh":
+    import trimesh
+
+    return trimesh.Trimesh(vertices, faces.astype(np.int64), process=False, face_colors=colours)
 
 
 def around(views: int, size: int) -> Cameras:
@@ -97,7 +101,8 @@ def render_set(source, output, *, views: int = 24, size: int = 128, test: int = 
         raise InrError(f"--up {up!r} is not known: y or z.")
     settings = {"size": size, "views": views, "test": test, "shading": shading, "alpha": alpha, "up": up,
                 "samples": samples}
-    todo = [(name, load, Path(output).expanduser() / name.replace("/", "_")) for name, load in meshes(source)][:limit]
+    todo = [(name, load, Path(output).expanduser() / name.replace("/", "_"))
+            for name, load in itertools.islice(meshes(source), limit)]
     for _, _, folder in todo:               # all of them, before any is rendered
         _check_same(folder, settings)
     cameras = around(views, size)

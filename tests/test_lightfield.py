@@ -1,6 +1,7 @@
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,8 @@ def test_rays_are_those_of_the_cameras_in_the_frame(toy):
     rays, values = toy.sample(index)
     cameras = in_frame(toy.spec.cameras, toy.spec.frame)
     assert rays.allclose(pluecker(*cameras.rays(view)), atol=1e-5)
-    assert rays.allclose(cameras.pluecker(view), atol=1e-5)
+    larger = replace(cameras, poses=cameras.poses * torch.tensor([2.0, 2, 2, 1]))       # of a path, not orthonormal
+    assert rays.allclose(cameras.pluecker(view), atol=1e-5) and rays.allclose(larger.pluecker(view), atol=1e-5)
     assert rays[:, :3].norm(dim=-1).allclose(torch.ones(6400), atol=1e-5)
     assert (rays[:, :3] * rays[:, 3:]).sum(-1).abs().max() < 1e-5           # a moment stands upright on its ray
     origins, directions = toy.spec.cameras.rays(view)

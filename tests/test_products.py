@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn.functional import linear
+from torch.utils.checkpoint import checkpoint
 
 from inr_scenes.field import Field, build
 from inr_scenes.fit import fit
@@ -115,6 +116,13 @@ def test_a_fit_in_float32_takes_them_and_ends_as_with_torch(taken):
         assert (len(taken) >= 15) is (kernel == "auto")
         taken.clear()
     assert torch.allclose(*ends, atol=1e-5)
+
+
+def test_what_is_done_again_for_its_derivatives_is_done_alike(taken):
+    x, weight = torch.randn(3000, 64, requires_grad=True), torch.randn(64, 64)
+    with quick(torch.device("cpu")):
+        values = checkpoint(lambda x: linear(x, weight).sin(), x, use_reentrant=False)
+    assert torch.autograd.grad(values.sum(), x)[0].isfinite().all() and not taken
 
 
 def test_few_rows_and_other_types_are_left_to_torch(taken):

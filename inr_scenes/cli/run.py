@@ -113,7 +113,7 @@ class Run:
             temporary.write_bytes(packed.getbuffer())
 
     def try_to_save(self, state: dict[str, Any]) -> None:
-        """Write the state, unless it is of a fit that diverges: the last good one is to stay.
+        """Write the state, unless it is of a fit that diverges: the last good one, if there is one, is to stay.
 
         A full disk is told once, and the fit goes on: it may outlast it.
         """
@@ -196,8 +196,8 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
         save(field, run.archive, metrics=metrics, fit={**done, **facts, "load": settings["load"]},
              dtype=run.options.dtype)
     if stopped:
-        raise Interrupted(f"stopped at step {done['step']} and saved. "
-                          f"Go on with: inr {command} --resume -o {run.folder}", stopped[0])
+        further = f" Go on with: inr {command} --resume -o {run.folder}" if (run.folder / STATE).is_file() else ""
+        raise Interrupted(f"stopped at step {done['step']} and saved.{further}", stopped[0])
     if diverged:
         raise InrError(f"{diverged} It is in {run.archive}.")
     if run.options.sheet:

@@ -1,6 +1,10 @@
 """inr train FIELD FOLDER: train a generalizable field on many signals."""
 
 import functools
+import os
+import signal as signals
+import threading
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,7 +27,9 @@ from .fit import (
     values,
     wants_help,
 )
-from .run import Run, RunOptions, budget, execute, interrupts, plain
+from .run import Run, RunOptions, budget, execute, plain
+
+GRACE = 60.0                        # seconds that the first process has to save after an interruption
 
 
 @dataclass(frozen=True)
@@ -126,14 +132,26 @@ def _train(target: Run, cls, found, folder: str, chosen, signal_cls) -> dict[str
 
 
 def _help(steps) -> None:
-    """Take a training's steps; what interrupts all its processes is for the first one to say and to save after."""
-    with interrupts() as stopped:
-        try:
-            for _ in steps:
-                pass
-        except RuntimeError:                    # the first one has stopped, and its end of the line is closed
-            if not stopped:
-                raise
+    """Take a training's steps; what interrupts all its processes is for the first one to say and to save after.
+
+    This one goes when the first one's end of the line is closed, or GRACE seconds later: it may wait for it forever.
+    """
+    numbers, told = {signals.SIGINT, signals.SIGTERM}, threading.Event()
+
+    def wait() -> None:
+        signals.sigwait(numbers)
+        told.set()
+        time.sleep(GRACE)
+        os._exit(1)
+
+    signals.pthread_sigmask(signals.SIG_BLOCK, numbers)
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        for _ in steps:
+            pass
+    except RuntimeError:
+        if not told.is_set():
+            raise
 
 
 def _open(folder, options: SetOptions, load: dict[str, Any], crop: tuple[int, ...]):

@@ -117,7 +117,9 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
 def _watched() -> bool:
     """Say whether torch is to see the operation itself: to round it, or to make something else of it."""
     return (torch.is_autocast_enabled("cpu") or forward_ad._current_level >= 0 or torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active())
+            or torch._C._are_functorch_transforms_active()
+            # torch.utils.checkpoint does everything again outside the mode, and wants it done alike
+            or torch._C._autograd._top_saved_tensors_default_hooks(True) is not None)
 
 
 @functools.cache
@@ -128,6 +130,7 @@ def available() -> bool:
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.rand(64, WIDE, generator=generator) for _ in range(2))
     try:
+        _watched()
         with torch.no_grad(), torch.autocast("cpu", enabled=False):         # whatever asks first
             laid = torch.ops.mkldnn._reorder_linear_weight(b, len(a))
             sums = torch.ops.aten.mkldnn_linear_backward_weights(a.to_mkldnn(), b.to_mkldnn(), a.T @ b, False)[0]

@@ -101,7 +101,9 @@ class Tiles:
         self.place = torch.zeros_like(slots).scatter(0, order, place)       # (points,): where a point's row is
 
     def _bounded(self, slots: Tensor, blocks: int) -> None:
-        n, self.empty = len(slots), False
+        n, self.empty = len(slots), not len(slots)
+        if self.empty:
+            return
         length = max(1, 1 << int(math.log2(max(1.0, n / blocks / 2))))
         counts = slots.new_zeros(blocks).scatter_add(0, slots.clamp_min(0), self.inside.to(slots.dtype))
         tiles = (counts + length - 1) // length
