@@ -1,12 +1,18 @@
 """Bricks: samples of part of a large regular grid, kept in small cubes where they are wanted."""
 
 import itertools
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import numpy as np
 
+Seen = TypeVar("Seen")
+
 SIDE = 16                           # samples along a cube's side
 AT_ONCE = 256                       # cubes that are looked at together: some MiB
+THREADS = 4                         # that look at so many each
 
 
 class Bricks:
@@ -88,6 +94,11 @@ class Bricks:
         """Yield slots, of all cubes by default, few enough to be looked at together."""
         slots = np.arange(len(self)) if slots is None else slots
         yield from (slots[low:low + AT_ONCE] for low in range(0, len(slots), AT_ONCE))
+
+    def looked_at(self, look: Callable[[np.ndarray], Seen]) -> list[Seen]:
+        """Return what `look` says of the slots of each of `chunks`, in order; numpy lets several threads compute."""
+        with ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1)) as pool:
+            return list(pool.map(look, self.chunks()))
 
     def cubes(self, grid: np.ndarray) -> np.ndarray:
         """Return the places of the cubes that hold samples (n, 3), as flat indices into `table`, each once."""

@@ -136,7 +136,7 @@ class _Sampler:
         which the side of an interpolated one is in doubt (infinity: all are).
         """
         fine = Bricks(self._counts(coarse.stride // 2), coarse.stride // 2, coarse)
-        parts = [self._searched(coarse, fine, slots, caution, share) for slots in coarse.chunks()]
+        parts = coarse.looked_at(lambda slots: self._searched(coarse, fine, slots, caution, share))
         wanted, doubtful = (np.concatenate(column) for column in zip(*parts))
         fine.ensure(np.unique(wanted))
         index = fine.find(np.stack(np.unravel_index(doubtful, fine.counts), 1))

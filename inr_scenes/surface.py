@@ -22,7 +22,7 @@ def level_set(samples: Bricks | np.ndarray, spec: Spec) -> "Trimesh":
     import trimesh
 
     samples = samples if isinstance(samples, Bricks) else Bricks.of(samples)
-    parts = [_marched(samples, slots) for slots in samples.chunks()]
+    parts = samples.looked_at(lambda slots: _marched(samples, slots))
     index, keys = (np.concatenate(column) for column in list(zip(*parts))[:2])
     starts = np.cumsum([0, *(len(part[0]) for part in parts)])
     faces = np.concatenate([part[2] + start for part, start in zip(parts, starts)])
