@@ -37,9 +37,8 @@ def shapes(data: Path, out: Path):
         yield f"`inr fit siren {name}.ply --resolution 128`", result["seconds"], text(result["metrics"])
         glb = measured("export", result["archive"], out / f"{name}.glb", "--resolution", 256)[0]
         truth = measured("eval", result["archive"], mesh, "--resolution", 128)[0]["metrics"]
-        facts = {k: glb[k] for k in ("faces", "specks_removed", "watertight")}
         yield f"`inr export {name} .glb --resolution 256`", "", \
-            f"{facts}, chamfer {truth['chamfer']:.3%}, normals {truth['normal_consistency']:.4f}"
+            f"{glb['faces']:,} faces, {glb['specks_removed']} specks removed, watertight {glb['watertight']}, chamfer {truth['chamfer']:.3%}, normals {truth['normal_consistency']:.4f}"
 
 
 def image(data: Path, out: Path):
