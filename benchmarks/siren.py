@@ -3,15 +3,17 @@
     python benchmarks/siren.py                           # kodim23
     python benchmarks/siren.py --photos kodim23 kodim05 kodim19 --goals 30 35
     python benchmarks/siren.py --goals 35 --plot         # also draw PSNR against seconds
+    python benchmarks/siren.py --ways                    # ours alone, beside the published loop's curve
     python benchmarks/siren.py --record 400              # also take the published loop's curve for so many steps
 
 All have the same layers and numbers of parameters. A schedule needs an end, so every way runs with longer and longer
 ones until the PSNR is reached; the shortest that does counts, from its start to the moment it is reached, looks at the
 whole image left out. The published loop (full batches, Adam 1e-4) would take hours: its curve of PSNR against steps is
 recorded once (results/siren-published.json) and multiplied with the seconds a step takes in this run. "More than" says
-how long a way had been at it when it was given up, or its curve ended.
-The second table is what a step costs by itself: each way and the bare matrix products in turn, several rounds, so that
-a machine whose speed changes slows them all. The share of the roofline is that of the products alone.
+how long a way had been at it when it was given up, or its curve ended. The share of the roofline is that of the bare
+matrix products, measured right after each way.
+The second table is what a step costs, each way and the bare matrix products in turn, several rounds, so that a machine
+whose speed changes slows them all.
 """
 
 import argparse
@@ -229,7 +231,7 @@ def main() -> None:
     parser.add_argument("--record-only", action="store_true", help="and end")
     parser.add_argument("--plot", action="store_true", help="also draw PSNR against seconds into results/")
     parser.add_argument("--limit", type=float, default=60.0, help="seconds after which a way is given up")
-    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="ours beside these of the loops run here")
+    parser.add_argument("--ways", nargs="*", choices=WAYS, default=WAYS, help="ours beside these of the loops run here")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     device = resolve_device(options.device)
@@ -240,7 +242,8 @@ def main() -> None:
         return
     print(f"{machine(options.device)}\n")
     show(times(signals, options, device))
-    show(shares(signals[0], device, quick_half(device), ROUNDS))
+    if options.ways:
+        show(shares(signals[0], device, quick_half(device), ROUNDS))
 
 
 def times(signals: list[ImageSignal], options: argparse.Namespace, device) -> Iterator[dict]:
@@ -254,8 +257,10 @@ def times(signals: list[ImageSignal], options: argparse.Namespace, device) -> It
         a_step, shortest = Published(signal, device).seconds(), dict.fromkeys(loops, 0)
         for goal in sorted(options.goals):
             first = 0.05 if options.plot else LOOKS
-            ways = {way: time_to(goal, loop, signal, device, dtype, options.limit, first, shortest[way])
-                    for way, (loop, dtype) in loops.items()}
+            ways, tops = {}, {}
+            for way, (loop, dtype) in loops.items():
+                ways[way] = time_to(goal, loop, signal, device, dtype, options.limit, first, shortest[way])
+                tops[way] = ceiling(device, half or torch.float32)          # the machine may have changed its speed
             shortest = {way: found.horizon for way, found in ways.items()}
             if signal.name in curves:
                 curve = curves[signal.name]
@@ -269,7 +274,8 @@ def times(signals: list[ImageSignal], options: argparse.Namespace, device) -> It
                 times = f"{more}{found.seconds / ways['ours'].seconds:.1f} times" if ways["ours"].there else "-"
                 yield {"photo": signal.name, "goal": f"{goal:g} dB", "way": way, "seconds": f"{more}{found.seconds:.1f}",
                        "ours is faster": times,
-                       "rows": f"{more}{found.rows:,}"}
+                       "rows": f"{more}{found.rows:,}", "µs a row": 1e6 * found.seconds / found.rows,
+                       "share of the roofline": f"{FLOP * found.rows / found.seconds / tops[way]:.0%}" if way in tops else ""}
 
 
 if __name__ == "__main__":
