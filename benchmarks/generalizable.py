@@ -31,6 +31,7 @@ from inr_scenes.dataset import open_set
 from inr_scenes.files import atomic
 from inr_scenes.fit import FitConfig, steps
 from inr_scenes.generalizable import build_model, concentration, token_maps
+from inr_scenes.kernels.choice import choose
 from inr_scenes.metrics import psnr
 from inr_scenes.plugins import find_field, find_model
 from inr_scenes.signals.image import ImageSignal
@@ -238,7 +239,8 @@ def speed(record: Record, options) -> None:
         _timed_step(running[name])
     for _ in range(options.rounds):
         for name, loop in running.items():
-            rounds.setdefault(name, []).append(1 / _timed_step(loop))
+            with choose("torch" if name == "plain" else "auto"):
+                rounds.setdefault(name, []).append(1 / _timed_step(loop))
     mid = {name: statistics.median(found) for name, found in rounds.items()}
     facts |= {"steps_per_second": mid, "lainr_over_ipc": mid["lainr"] / mid["ipc"],
               "lainr_over_plain": mid["lainr"] / mid["plain"], "threads": torch.get_num_threads()}
