@@ -136,15 +136,18 @@ def _help(steps) -> None:
 
     This one goes when the first one's end of the line is closed, or GRACE seconds later: it may wait for it forever.
     """
-    numbers, told = {signals.SIGINT, signals.SIGTERM}, threading.Event()
+    told, (read, write) = threading.Event(), os.pipe()
 
     def wait() -> None:
-        signals.sigwait(numbers)
+        os.read(read, 1)
         told.set()
         time.sleep(GRACE)
         os._exit(1)
 
-    signals.pthread_sigmask(signals.SIG_BLOCK, numbers)
+    os.set_blocking(write, False)
+    signals.set_wakeup_fd(write)                # written to at once, also while all of Python waits for another process
+    for number in (signals.SIGINT, signals.SIGTERM):
+        signals.signal(number, lambda *_: None)
     threading.Thread(target=wait, daemon=True).start()
     try:
         for _ in steps:
