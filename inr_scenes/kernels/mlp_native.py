@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from .native import LANES, SINES, TYPES, Pool, call, library
 from .network import Net, differentiable
@@ -16,6 +17,7 @@ from .products import laid_out, over_rows, product
 
 EACH = 64                           # rows that one thread sums by itself
 PART = 4096                         # rows that go through all layers together where nothing is kept
+SHAPES = 128                        # that these are a multiple of: oneDNN compiles and keeps a product of each number
 
 
 def obstacle(net: Net, width: int, dtype: torch.dtype) -> str | None:
@@ -50,8 +52,11 @@ class _Sines(torch.autograd.Function):
         if not (recording and any(ctx.needs_input_grad)):
             packed.hidden = [laid_out(weight, PART) for weight in packed.hidden]
             for part, values in zip(x.split(PART), y.split(PART)):
-                work = _POOL.take(len(part), packed.width, 0, False, dtype)
-                _run(packed, work, part, values)
+                rows = -(-len(part) // SHAPES) * SHAPES
+                whole = part if rows == len(part) else functional.pad(part, (0, 0, 0, rows - len(part)))
+                work, found = _POOL.take(rows, packed.width, 0, False, dtype), y.new_empty(rows, packed.out)
+                _run(packed, work, whole, found)
+                values.copy_(found[:len(part)])
                 _POOL.give(work, *work.key)
             return y
         work = _POOL.take(len(x), packed.width, packed.layers, True, dtype)
