@@ -11,6 +11,7 @@ from inr_scenes.kernels import products
 from inr_scenes.kernels.choice import choose
 from inr_scenes.kernels.products import WORTH, laid_out, over_rows, product, quick
 from inr_scenes.signals.image import ImageSignal
+from inr_scenes.siren import Siren
 from inr_scenes.testing import small_signal
 
 pytestmark = pytest.mark.skipif(not products.available(), reason="oneDNN is no quicker here")
@@ -116,6 +117,16 @@ def test_a_fit_in_float32_takes_them_and_ends_as_with_torch(taken):
         assert (len(taken) >= 15) is (kernel == "auto")
         taken.clear()
     assert torch.allclose(*ends, atol=1e-5)
+
+
+def test_any_number_of_rows_asks_for_few_products(taken):
+    field = build(Siren, small_signal("image").spec, {"hidden_features": 256}, seed=0)
+    coords = torch.rand(5000, 2) * 2 - 1
+    whole = field.stored_at(coords)
+    taken.clear()
+    for count in (700, 701, 760, 4096, 4097, 4999):
+        assert torch.allclose(field.stored_at(coords[:count]), whole[:count], atol=1e-5)
+    assert {rows for rows, *_ in taken} == {768, 4096, 1, 1024}
 
 
 def test_what_is_done_again_for_its_derivatives_is_done_alike(taken):

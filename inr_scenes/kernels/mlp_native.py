@@ -17,7 +17,7 @@ from .products import laid_out, over_rows, product
 
 EACH = 64                           # rows that one thread sums by itself
 PART = 4096                         # rows that go through all layers together where nothing is kept
-SHAPES = 128                        # that these are a multiple of: oneDNN compiles and keeps a product of each number
+SHAPES = 128                        # that as many or more are a multiple of: oneDNN compiles a product for each
 
 
 def obstacle(net: Net, width: int, dtype: torch.dtype) -> str | None:
@@ -52,7 +52,7 @@ class _Sines(torch.autograd.Function):
         if not (recording and any(ctx.needs_input_grad)):
             packed.hidden = [laid_out(weight, PART) for weight in packed.hidden]
             for part, values in zip(x.split(PART), y.split(PART)):
-                rows = -(-len(part) // SHAPES) * SHAPES
+                rows = len(part) if len(part) < SHAPES else -(-len(part) // SHAPES) * SHAPES
                 whole = part if rows == len(part) else functional.pad(part, (0, 0, 0, rows - len(part)))
                 work, found = _POOL.take(rows, packed.width, 0, False, dtype), y.new_empty(rows, packed.out)
                 _run(packed, work, whole, found)

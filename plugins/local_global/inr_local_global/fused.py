@@ -223,7 +223,7 @@ def _omegas(field) -> kernel.Omegas:
 
 def _shapes(field, shared: Iterable[SineLayer]) -> list[tuple[int, ...]]:
     """Return the shapes of the tensors of two blocks, layer by layer, and of the shared layers."""
-    return [*((2, *tensor.shape[1:]) for layer in field.local for tensor in layer.tensors()),
+    return [*((2, *tensor.shape[1:]) for layer in field.local for tensor in (layer.weight, layer.bias)),
             *(tuple(tensor.shape) for layer in shared for tensor in (layer.linear.weight, layer.linear.bias))]
 
 
