@@ -36,6 +36,9 @@ from inr_scenes.generalizable import build_model
 from inr_scenes.kernels.choice import choose, set_aside
 from inr_scenes.kernels.mlp import mlp
 from inr_scenes.kernels.network import Net
+from inr_scenes.kernels.recorded import Graph
+from inr_scenes.muon import Muon
+from inr_scenes.optim import Optimizers
 from inr_scenes.siren import Siren
 from inr_scenes.spec import Axis, Spec
 
@@ -152,6 +155,29 @@ def loops(bench: "Bench") -> Iterator[Row]:
                 f"{seconds * 1e3:.2f}", "", f"{share:.1%}"
 
 
+def optimizer(bench: "Bench") -> Iterator[Row]:
+    """A step of Muon alone, recorded and replayed: plain torch's many launches, and those of Triton's kernels."""
+    yield "matrices", "plain, µs", "fused, µs"
+    layouts = {"3 of 256×256": [(256, 256)] * 3, "3 of 128×128": [(128, 128)] * 3,
+               "Local-Global, 256 blocks": [(256, 14, 14)] * 3 + [(84, 84)] * 3 + [(14, 98)]}
+    for what, shapes in layouts.items():
+        found = []
+        for fused in (False, True):
+            net = torch.nn.Module()
+            for i, shape in enumerate(shapes):
+                net.register_parameter(f"p{i}weight", torch.nn.Parameter(torch.randn(shape, device=bench.device)))
+            for p in net.parameters():
+                p.grad = torch.randn_like(p)
+            muon = Optimizers(net, "muon", 1e-4, 0.0, 0, recorded=True).made[-1]
+            with mock.patch.object(sys.modules[Muon.__module__], "_fused_serves", lambda *_, yes=fused: yes):
+                graph = Graph(bench.device)
+                for _ in range(3):
+                    graph.warm(muon.step)
+                graph.record(muon.step)
+            found.append(timed(graph.replay, 200))
+        yield what, *(f"{seconds * 1e6:.0f}" for seconds in found)
+
+
 def quality(bench: "Bench") -> Iterator[Row]:
     """Seconds to 37.1 dB on 512×512 pixels by the fast recipe, and what the shortest fits reach."""
     signal = photo("kodim23").to(bench.device)
@@ -225,7 +251,7 @@ def views(bench: "Bench") -> Iterator[Row]:
             yield kernel, size, f"{1 / seconds:,.0f}"
 
 
-PARTS = {"ceilings": ceilings, "training": training, "steps": loops, "quality": quality, "local-global": local_global,
+PARTS = {"ceilings": ceilings, "training": training, "steps": loops, "optimizer": optimizer, "quality": quality, "local-global": local_global,
          "views": views, "study": study}
 
 

@@ -19,6 +19,7 @@ SINE, RELU = Net(30.0, 30.0), Net(None, None)
 # relative errors of values and gradients, root mean square. Those of half precision come from rounding activations and
 # derivatives; where rounding moves a value across zero, a ReLU's gradient changes by all of its share.
 TOLERANCE = {torch.float32: (5e-6, 2e-5), torch.float16: (2e-3, 4e-3), torch.bfloat16: (2e-2, 5e-2)}
+pytestmark = pytest.mark.usefixtures("poisoned", "interpreted_bfloat16")
 # rows, width, hidden layers, inputs, outputs
 SIZES = [(1, 16, 1, 2, 1), (127, 84, 3, 2, 3), (129, 32, 8, 3, 1), (129, 64, 2, 6, 4)]
 LARGE = [(1, 256, 8, 2, 3), (127, 192, 4, 1, 1), (129, 256, 3, 2, 3), (1000, 128, 3, 3, 33), (300, 17, 1, 32, 64)]
@@ -57,37 +58,6 @@ def compare(net, dtype, size, slack=1.0):
     assert error(y, wanted) < values * slack
     for i, (mine, true) in enumerate(zip(found, torch.autograd.grad(wanted, exact, dy.double()))):
         assert error(mine, true) < gradients * slack, f"gradient {i}"
-
-
-@pytest.fixture(autouse=True)
-def _poisoned(monkeypatch):
-    """Give kernels memory full of NaN: what they leave unwritten or read without having written shows."""
-    def fill(make):
-        def made(*args, **kwargs):
-            empty = make(*args, **kwargs)
-            return empty.fill_(math.nan) if empty.is_floating_point() else empty.fill_(-12345)
-        return made
-
-    monkeypatch.setattr(torch.Tensor, "new_empty", fill(torch.Tensor.new_empty))
-    monkeypatch.setattr(fused.torch, "empty_like", fill(torch.empty_like))
-
-
-@pytest.fixture(autouse=True)
-def _bfloat16(monkeypatch):
-    """Let Triton's interpreter multiply bfloat16, which it holds as the bits of a uint16 and would multiply as such."""
-    if DEVICE == "cuda":
-        return
-    from triton.runtime import interpreter
-
-    def widened(handle):
-        if handle.dtype.scalar != interpreter.tl.bfloat16:
-            return handle
-        data = (handle.data.astype("uint32") << 16).view("float32")
-        return interpreter.TensorHandle(data, interpreter.tl.float32)
-
-    plain = interpreter.InterpreterBuilder.create_dot
-    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot",
-                        lambda self, a, b, *rest: plain(self, widened(a), widened(b), *rest))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)

@@ -5,7 +5,18 @@ import copy
 import pytest
 import torch
 
+from inr_scenes import muon
+from inr_scenes.kernels import choice
 from inr_scenes.muon import Muon, orthogonal
+from inr_scenes.optim import Optimizers
+from inr_scenes.testing import check_builds
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+needs_triton = pytest.mark.skipif(not choice.has_triton() or (DEVICE == "cpu" and not choice.interpreted()),
+                                  reason="Triton's kernels do not run here")
+BOUNDS = {torch.float32: 2e-5, torch.bfloat16: 5e-2}
+# square, wide, tall, stacks of small ones, too large to stay on chip, and so wide that a program takes few rows
+SHAPES = [(48, 48), (24, 80), (70, 20), (5, 14, 14), (3, 9, 33), (40, 200), (16, 9000)]
 
 
 @pytest.mark.parametrize("shape", [(48, 48), (96, 40), (40, 96)])
@@ -49,3 +60,70 @@ def test_weights_decay_and_no_gradient_is_no_step():
     Muon([kept, decayed], lr=0.5, weight_decay=0.1).step()
     assert torch.equal(kept.detach(), torch.ones(16, 16))
     assert torch.allclose(decayed.detach(), torch.full((16, 16), 0.95))
+
+
+def twins(shape, count=2):
+    generator = torch.Generator().manual_seed(sum(shape))
+    start = [torch.randn(*shape, generator=generator).to(DEVICE) for _ in range(count)]
+    gradients = [[torch.randn(*shape, generator=generator).to(DEVICE) * 1e-3 for _ in range(count)] for _ in range(3)]
+    return start, gradients
+
+
+@needs_triton
+@pytest.mark.usefixtures("poisoned", "interpreted_bfloat16")
+@pytest.mark.parametrize("dtype", BOUNDS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_fused_steps_are_those_of_plain_torch(dtype, shape, monkeypatch):
+    monkeypatch.setattr(muon, "_product_type", lambda device: dtype)
+    start, gradients = twins(shape)
+    rate, ends = torch.full((), 0.1, device=DEVICE), []
+    for take in (muon._plain_step, muon._fused_step):
+        parameters, averages = [p.clone() for p in start], [torch.zeros_like(p) for p in start]
+        for given in gradients:
+            take(parameters, given, averages, rate, 0.9, 0.2)
+        ends.append([p - s for p, s in zip(parameters, start)] + averages)
+    for plain, fused in zip(*ends):
+        assert (fused - plain).norm() < BOUNDS[dtype] * plain.norm()
+
+
+@needs_triton
+@pytest.mark.usefixtures("poisoned", "interpreted_bfloat16")
+def test_recorded_steps_are_fused_and_others_are_not(monkeypatch):
+    taken = []
+
+    def listen(name):
+        take = getattr(muon, name)
+        monkeypatch.setattr(muon, name, lambda *given: (taken.append(name), take(*given)))
+
+    listen("_plain_step"), listen("_fused_step")
+    for recorded in (False, True):
+        layer = torch.nn.Linear(20, 20, bias=False, device=DEVICE)
+        optimizers = Optimizers(layer, "muon", 0.1, 0.0, 0, recorded)
+        for _ in range(2):
+            layer(torch.ones(1, 20, device=DEVICE)).square().sum().backward()
+            optimizers.step()
+    assert taken[:2] == ["_plain_step"] * 2 and taken[-2:] == ["_fused_step"] * 2
+
+
+@needs_triton
+def test_a_step_that_is_wrong_is_set_aside_with_one_line(monkeypatch):
+    monkeypatch.setattr(choice, "_proved", {})
+    monkeypatch.setattr(muon.fused, "step", lambda parameters, *_: parameters[0].add_(1.0))
+    layer = torch.nn.Linear(20, 20, bias=False, device=DEVICE)
+    before = layer.weight.detach().clone()
+    optimizers = Optimizers(layer, "muon", 0.01, 0.0, 0, recorded=True)
+    layer(torch.ones(1, 20, device=DEVICE)).sum().backward()
+    with pytest.warns(UserWarning, match="set aside.*Muon's steps differ"):
+        optimizers.step()
+    assert (layer.weight - before).square().mean().sqrt().item() == pytest.approx(0.002, rel=0.02)
+
+
+@needs_triton
+@pytest.mark.slow
+@pytest.mark.parametrize("name, types, constants", [
+    ("ahead", "*fp32 *fp32 *bf16 fp32 fp32 i32 i32", {"ROWS": 32, "COLUMNS": 256}),
+    ("polar", "*bf16" + " fp32" * 9 + " i32" * 4, {"SHORT": 128, "LONG": 128, "PRECISION": "ieee"}),
+    ("polar", "*fp32" + " fp32" * 9 + " i32" * 4, {"SHORT": 16, "LONG": 64, "PRECISION": "tf32x3"}),
+    ("follow", "*fp32 *bf16 *fp32 fp32 fp32 fp32 i32 i32", {"ROWS": 32, "COLUMNS": 256})])
+def test_the_compiler_takes_it(name, types, constants):
+    check_builds("inr_scenes.kernels.muon_triton", name, types, constants)

@@ -8,6 +8,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from inr_scenes import muon
 from inr_scenes.errors import SetAside
 from inr_scenes.field import build
 from inr_scenes.fit import FitConfig, steps
@@ -59,11 +60,12 @@ class Tape(TorchDispatchMode):
 
 @pytest.fixture
 def tapes(monkeypatch):
-    """Fits are recorded on tapes, which are listed, until `plainly`; C and oneDNN are left out: no tape hears them."""
+    """Fits are recorded on tapes, which are listed, until `plainly`, without kernels and oneDNN: no tape hears them."""
     made = []
     monkeypatch.setattr(fit_module, "recordable", lambda device: True)
     monkeypatch.setattr(fit_module, "Graph", lambda device: made.append(Tape()) or made[-1])
     monkeypatch.setattr(dispatch, "serves", lambda *a, **k: False)
+    monkeypatch.setattr(muon, "_fused_serves", lambda *_: False)
     monkeypatch.setattr(products, "available", lambda: False)
     return made
 

@@ -45,6 +45,7 @@ def _compile() -> str:
 def _kernels() -> str:
     import warnings
 
+    from .. import muon
     from ..device import precision_type, resolve_device
     from ..kernels import products
     from ..kernels.choice import set_aside, triton_obstacle
@@ -55,11 +56,13 @@ def _kernels() -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")         # what is set aside is said below
         paths = {field.name: field.fast_path(device) for field in (*host().fields(), *host().models())}
+        steps = recordable(device) and muon.fast_path(device)
     quick = [f"{name} {path}" for name, path in sorted(paths.items()) if path]
     why = "; ".join([*filter(None, [triton_obstacle(device)]), *(f"set aside: {reason}" for reason in set_aside())])
     return (f"on {device}: {', '.join(quick) or 'none'}; the other fields plain torch"
             f"{' (half precision: ' + str(precision_type('auto', device)).removeprefix('torch.') + ')'}"
             f"{'; steps are recorded as CUDA graphs' if recordable(device) else ''}"
+            f"{', Muon ' + steps if steps else ''}"
             f"{'; float32 products by oneDNN' if device.type == 'cpu' and products.available() else ''}"
             f"{'. ' + why if why else ''}")
 

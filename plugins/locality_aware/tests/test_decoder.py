@@ -185,14 +185,13 @@ def test_a_last_block_that_keeps_the_tokens_alone_changes_nothing_in_them():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+@pytest.mark.usefixtures("poisoned")
 @pytest.mark.parametrize("inputs, outputs, rows, changes", [
     (2, 3, 129, {}), (2, 3, 1, {"tokens": 128, "decoder_heads": 1, "bandwidths": (64.0,)}),
     (6, 3, 127, {"frequency_features": 60, "bandwidths": (8.0, 4.0)}),
     (1, 1, 65, {"hidden_features": 64, "tokens": 17}), (2, 3, 300, {"tokens": 70}),
     (2, 3, 130, {"hidden_features": 256, "frequency_features": 256, "tokens": 256})])     # the published decoder's
-def test_fused_decoder_equals_float64(inputs, outputs, rows, changes, monkeypatch):
-    make = torch.Tensor.new_empty
-    monkeypatch.setattr(torch.Tensor, "new_empty", lambda *args, **kwargs: make(*args, **kwargs).fill_(math.nan))
+def test_fused_decoder_equals_float64(inputs, outputs, rows, changes):
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(0)
     config = dataclasses.replace(CONFIG, **changes)
