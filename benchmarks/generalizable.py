@@ -68,7 +68,7 @@ SMALL = {"size": 32, "patch": 8, "width": 96, "blocks": 2, "heads": 3, "head_fea
 FULL = {"size": 128, "patch": 8, "width": 768, "blocks": 6, "heads": 12, "head_features": 64, "hidden": 256,
         "tokens": 256, "points": 4096, "batch": 16, "steps": 20_000, "optimizer": "adam", "lr": 1e-4, "ema": 0.999,
         "warmup": 200}
-SETTINGS = (*SMALL, "minutes", "precision", "held_out")
+SETTINGS = (*SMALL, "minutes", "precision", "held_out", "augment")
 
 
 class Record:
@@ -85,7 +85,7 @@ class Record:
         if known is None or part in self.fresh:
             self.fresh.discard(part)
             known = self.facts[part] = {"settings": settings}
-        different = {k for k in settings.keys() | known["settings"].keys() if settings.get(k) != known["settings"].get(k)}
+        different = {k for k in settings.keys() | known["settings"].keys() if (settings.get(k) or None) != (known["settings"].get(k) or None)}
         if different:
             raise SystemExit(f"{self.path} holds {part} of another {', '.join(sorted(different))}: give those settings, "
                              f"another --name, or --fresh.")
@@ -163,7 +163,7 @@ def train(record: Record, entry: dict, key: str, variant: str, seed: int, data, 
     config = TrainConfig(steps=None if options.minutes else options.steps, batch=options.batch, points=options.points,
                          seconds=options.minutes * 60 if options.minutes else None, lr=options.lr, ema=options.ema,
                          optimizer=options.optimizer, warmup=options.warmup, precision=options.precision, seed=seed,
-                         validate_every=0 if options.minutes else max(1, options.steps // 10), device=options.device)
+                         augment=options.augment, validate_every=0 if options.minutes else max(1, options.steps // 10), device=options.device)
     saved = time.monotonic()
     for step in train_steps(field, training, config, validation=validation, resume=resume):
         if step.metrics:
@@ -421,6 +421,7 @@ def main() -> None:
     for name, value in SMALL.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float if name == "points" else type(value),
                             help=f"default: {value}, with --full {FULL[name]}")
+    parser.add_argument("--augment", action="store_true", help="pictures varied, light fields turned, in every step")
     parser.add_argument("--precision", default="32")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--save-every", type=float, default=120, help="seconds between states to resume from")

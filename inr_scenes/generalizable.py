@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .device import rows_at_once
 from .errors import InrError
 from .field import Field, NoConfig, Recipe
-from .signal import Signal
+from .signal import GridSignal, Signal
 from .spec import Box, Spec
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ class GeneralizableField(SetModel):
 
     kinds: ClassVar[frozenset[str] | None] = None
     role: ClassVar[str] = "model"
+    completes: ClassVar[bool] = False       # whether `encode` makes do with some of a signal's samples: `KnownSamples`
 
     def __init__(self, config, spec: Spec):
         super().__init__()
@@ -291,6 +292,43 @@ class SupportViews(Signal):
 
     def to(self, device) -> Self:
         """Move the whole light field, and which of its measurements these are to where those are then."""
+        self.whole.to(device)
+        self.index = self.index.to(self.whole.device)
+        return self
+
+
+class KnownSamples(Signal):
+    """Some samples of a signal on a grid, as a signal of their own: what the others are to be completed from."""
+
+    def __init__(self, signal: GridSignal, index: Tensor):
+        if not len(index):
+            raise InrError(f"Nothing of {signal.name} is known: the mask is dark everywhere.")
+        self.kind, self.spec, self.name, self.whole = signal.kind, signal.spec, signal.name, signal
+        self.index = index.to(signal.device)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def sample(self, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return coordinates (n, d) and values (n, out) of known samples `index`."""
+        return self.whole.sample(self.index[index], generator)
+
+    def mask(self) -> Tensor:
+        """Return 1 where a sample is known, else 0, (*shape)."""
+        found = torch.zeros(self.spec.size, device=self.device)
+        return found.index_fill_(0, self.index, 1.0).reshape(self.spec.shape)
+
+    def array(self) -> Tensor:
+        """Return the stored values, (*shape, out), 0 where they are not known."""
+        return self.whole.array() * self.mask()[..., None]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the measurements live."""
+        return self.whole.device
+
+    def to(self, device) -> Self:
+        """Move the whole signal, and which of its samples these are."""
         self.whole.to(device)
         self.index = self.index.to(self.whole.device)
         return self

@@ -480,6 +480,30 @@ def test_one_bad_file_among_many_keeps_none_of_the_others_from_being_encoded(inr
     assert sorted(p.name for p in (tmp_path / "many").iterdir()) == ["00.safetensors", "01.safetensors"]
 
 
+def test_a_picture_is_completed_from_the_pixels_that_are_known(picture, inr, run, folder, tmp_path):
+    mask = np.zeros((16, 16), np.uint8)
+    mask[::2] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    status, _, err = inr("train", "siren-hyper", folder, "-o", "hyper", "--hidden-features", 32, "--layers", 3,
+                         "--steps", 300, "--lr", 1e-3, "--batch", 8, "--context", 100, "--validation", 1, "--device",
+                         "cpu", "--cache", tmp_path / "cache", "--ema", 0)
+    assert status == 0, err
+    torn = picture(3)
+    torn[1::2] = 0
+    Image.fromarray(torn).save(tmp_path / "torn.png")
+    status, out, err = inr("encode", "hyper", "torn.png", "--known", "mask.png", "-o", "whole.safetensors", "--steps",
+                           50, "--json")
+    assert status == 0, err
+    metrics = json.loads(out)["metrics"]
+    assert metrics["psnr_known"] > 20 > metrics["psnr"], "the torn rows are not what it was to reproduce"
+    status, out, _ = inr("eval", "whole.safetensors", folder / "03.png", "--json")
+    assert json.loads(out)["metrics"]["psnr"] > 18, "rows that nobody showed it"
+    for model, message in ((run, "completes none"), ("hyper", "must agree")):
+        Image.fromarray(mask[:8] if model == "hyper" else mask).save(tmp_path / "mask.png")
+        status, _, err = inr("encode", model, "torn.png", "--known", "mask.png", "-o", "no.safetensors")
+        assert status == 1 and message in err and not (tmp_path / "no.safetensors").exists()
+
+
 def test_encode_names_what_does_not_suit_the_model(picture, inr, run, folder, tmp_path):
     Image.fromarray(picture(1)[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(picture(1)).convert("RGBA").save(tmp_path / "clear.png")

@@ -39,6 +39,8 @@ class Encode:
     """Share of a window that neighbours have in common; 0: fewest latents, borders may show."""
     views: tuple[int, ...] = ()
     """Light fields: support views that are encoded; default: all training views, at most five of them."""
+    known: str | None = None
+    """Images: a picture of the same size, bright where pixels are known; models that can complete the others."""
     overwrite: bool = False
     """Replace an output that is there."""
     device: str = "auto"
@@ -100,6 +102,8 @@ def _check(options: Encode, given: set[str]) -> None:
         raise InrError(f"--{min(idle)} says how to refine; give --steps too.")
     if not options.windows and "overlap" in given:
         raise InrError("--overlap is that of windows; leave --no-windows out.")
+    if options.known is not None and given & {"windows", "overlap", "views"}:
+        raise InrError("--known is for pictures read in one piece: leave --windows, --overlap and --views out.")
     if not options.share and "bits" in given:
         raise InrError("--bits says how finely --share stores the latents; give --share too.")
     if options.share and options.tune == "all":
@@ -131,7 +135,7 @@ def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: d
 
     signal, seen = _load(model, signal_cls, path, options, load)
     start = time.perf_counter()
-    field = encode(model, seen, signal.spec, options.windows, options.overlap)
+    field = encode(model, seen, signal.spec, options.windows and options.known is None, options.overlap)
     seconds = {"encode": time.perf_counter() - start}
     seen.to(field.device)                           # and with its views the whole light field
     if options.steps:
@@ -145,6 +149,8 @@ def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: d
         save(field, target, fit=facts, share=share)
         field = open(target, model=model, device=options.device)
     metrics = signal.metrics(field.eval())
+    if options.known is not None:
+        metrics["psnr_known"] = seen.probe(field)["psnr"]
     save(field, target, metrics=metrics, fit=facts, share=share)
     result = {"output": str(target), "field": model.name, "signal": str(path), "bytes": target.stat().st_size,
               "latents": sum(v.numel() for v in field.latents.values()), "steps": options.steps,
@@ -170,13 +176,26 @@ def _load(model, signal_cls, path: str, options: Encode, load: dict[str, Any]):
         if options.views:
             raise InrError("--views chooses support views of light fields; this model encodes whole signals.")
         signal = signal_cls.load(Path(path).expanduser(), **load).suited(model.spec)
-        return signal, signal
+        return signal, signal if options.known is None else _known(model, signal, options.known)
     if options.overlap != Encode.overlap or not options.windows:
         raise InrError("--overlap and --no-windows are for signals on a grid, not for light fields.")
     load = {"size": tuple(model.spec.meta["view_shape"]), **load}
     signal = signal_cls.load(Path(path).expanduser(), like=model.spec, **load)
     views = options.views or tuple(spread(len(signal.spec.cameras), 5))
     return signal, SupportViews(signal, views)
+
+
+def _known(model, signal, mask: str):
+    """Return the part of a picture that a mask says is known."""
+    from ..generalizable import KnownSamples
+    from ..problems.inpaint import read_mask
+
+    if signal.kind != "image":
+        raise InrError(f"--known is for pictures; these signals are of kind {signal.kind!r}.")
+    if not model.completes:
+        raise InrError(f"{model.name} reads whole signals and completes none. inr train siren-hyper, learned-init or "
+                       f"lfn makes a model that does; inr solve inpaint fits a field to the known pixels alone.")
+    return KnownSamples(signal, read_mask(mask, signal.spec.shape))
 
 
 def refine(field, signal, steps: int, tune: str, lr: float, device: str = "auto") -> None:

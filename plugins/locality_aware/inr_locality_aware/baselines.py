@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from inr_scenes.errors import InrError
 from inr_scenes.field import Recipe
-from inr_scenes.generalizable import Decoder, GeneralizableField, Latents, grids
+from inr_scenes.generalizable import Decoder, GeneralizableField, KnownSamples, Latents, grids
 from inr_scenes.signal import Signal
 from inr_scenes.spec import Spec
 
@@ -18,7 +18,10 @@ from .weights import HyperDecoder, WeightedNetwork, siren_weights, weight_shapes
 
 
 def measurements(signals: Sequence[Signal], count: int, device, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return coords (B, n, in) and values (B, n, out) of at most `count` measurements each; 0: all of them."""
+    """Return coords (B, n, in) and values (B, n, out) of at most `count` measurements each; 0: all of them.
+
+    Of a signal that is known in parts these are among the known ones.
+    """
     size = len(signals[0])
     index = torch.arange(size)
     if 0 < count < size:
@@ -31,6 +34,7 @@ class LearnedInit(GeneralizableField):
     """Learned initialisation: a few gradient steps from learned weights fit a signal (Tancik et al., CVPR 2021)."""
 
     name = "learned-init"
+    completes = True
 
     @dataclass(frozen=True)
     class Config(Sizes):
@@ -118,6 +122,7 @@ class HyperSiren(GeneralizableField):
     """
 
     name = "siren-hyper"
+    completes = True
 
     @dataclass(frozen=True)
     class Config(Sizes):
@@ -175,15 +180,17 @@ class HyperSiren(GeneralizableField):
         self.check_signals(signals)
         generator = torch.Generator()
         generator.manual_seed(int(torch.randint(1 << 31, ())) if self.training else 0)
+        given = isinstance(signals[0], KnownSamples)            # then all of them are read, whatever the training drew
+        count = 0 if given else self.config.context
         if self.config.encoder == "set":
-            coords, values = measurements(signals, self.config.context, self.device, generator)
+            coords, values = measurements(signals, count, self.device, generator)
             return {"code": self.code(self.encoder(torch.cat([coords, values], -1)).mean(1)).float()}
         picture = grids(signals).to(self.device)
-        mask = torch.ones(picture.shape[1:3])
-        if self.config.context:
-            keep = torch.randperm(mask.numel(), generator=generator)[:self.config.context]
+        mask = torch.stack([signal.mask() for signal in signals]) if given else torch.ones(1, *picture.shape[1:3])
+        if count:
+            keep = torch.randperm(mask.numel(), generator=generator)[:count]
             mask = torch.zeros(mask.numel()).index_fill_(0, keep, 1.0).reshape(mask.shape)
-        mask = mask.to(self.device)[None, :, :, None].expand(*picture.shape[:3], 1)
+        mask = mask.to(self.device)[..., None].expand(*picture.shape[:3], 1)
         features = self.encoder(torch.cat([picture * mask, mask], -1).movedim(-1, 1))
         return {"code": self.code(features.mean((2, 3))).float()}
 
@@ -207,6 +214,7 @@ class LightFieldNetwork(GeneralizableField):
 
     name = "lfn"
     kinds = frozenset({"lightfield", "image"})
+    completes = True
 
     @dataclass(frozen=True)
     class Config(Sizes):

@@ -10,7 +10,7 @@ from inr_locality_aware.fields import LocalityAware, PatternComposer, WeightModu
 from inr_scenes import archive
 from inr_scenes.errors import InrError
 from inr_scenes.fit import FitConfig, steps
-from inr_scenes.generalizable import SupportViews, build_model
+from inr_scenes.generalizable import KnownSamples, SupportViews, build_model
 from inr_scenes.testing import KINDS, small_signal
 from inr_scenes.train import TrainConfig, train_steps
 from inr_scenes.validation import Validation
@@ -155,3 +155,17 @@ def test_the_fast_preset_trains_all_three_alike_and_the_published_one_as_its_pap
     for cls in (LocalityAware, PatternComposer, WeightModulation):
         assert cls.suggest(signal, "fast").fit == {"optimizer": "muon", "lr": 1e-2}
         assert cls.suggest(signal, "published").fit["optimizer"] == "adam"
+
+
+@pytest.mark.parametrize("cls, config", [pair for pair in MODELS if pair[0].completes],
+                         ids=[name for name, (cls, _) in zip(NAMES, MODELS) if cls.completes])
+def test_what_is_not_known_is_not_looked_at(cls, config):
+    whole, known = images(1)[0], torch.arange(0, 480, 7)
+    hidden = torch.ones(480, dtype=torch.bool).index_fill_(0, known, False)
+    damaged = type(whole).from_array(whole.array().numpy())
+    damaged.data[hidden] = 0
+    model = build_model(cls, whole.spec, config, seed=0).eval()
+    some, same, all_ = (model.encode([signal]) for signal in (KnownSamples(whole, known), KnownSamples(damaged, known),
+                                                             damaged))
+    assert all(torch.equal(some[name], same[name]) for name in some)
+    assert any(not torch.equal(some[name], all_[name]) for name in some)
