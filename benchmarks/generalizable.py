@@ -4,6 +4,8 @@
     python benchmarks/generalizable.py --parts compare ablations bands levels --seeds 2
     python benchmarks/generalizable.py --full --name full            # 128 px, the published decoder, a GPU
     python benchmarks/generalizable.py --parts speed decode          # steps per second; encoding and decoding large images
+    python benchmarks/generalizable.py --parts baselines             # learned initialisation, hypernetwork, auto-decoder
+    python benchmarks/generalizable.py --signals sounds --patch 64 --name sounds    # or solids: other kinds of signals
     python benchmarks/generalizable.py --parts fewshot               # light fields of held-out objects from 1 to 5 views
     python benchmarks/generalizable.py --parts refine                # test-time optimisation against a Fourier network
 
@@ -14,13 +16,16 @@ stopped, within a training too, and leaves out what is there; more --seeds or --
 
 import argparse
 import contextlib
+import itertools
 import json
 import resource
+import shutil
 import statistics
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pooch
 import torch
 from report import machine, show
@@ -28,6 +33,7 @@ from report import machine, show
 from inr_scenes.archive import open as open_archive
 from inr_scenes.archive import save
 from inr_scenes.dataset import open_set
+from inr_scenes.errors import InrError
 from inr_scenes.files import atomic
 from inr_scenes.fit import FitConfig, steps
 from inr_scenes.generalizable import build_model, concentration, token_maps
@@ -35,8 +41,10 @@ from inr_scenes.kernels.choice import choose
 from inr_scenes.metrics import psnr
 from inr_scenes.plugins import find_field, find_model
 from inr_scenes.signals.image import ImageSignal
+from inr_scenes.signals.shape import ShapeSignal
 from inr_scenes.train import TrainConfig, train_steps
 from inr_scenes.validation import Validation, spread
+from inr_scenes.views import meshes, render_set
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
@@ -56,19 +64,27 @@ VARIANTS = {
     "one level": ("lainr", {"bands": (1.0,)}),
     "three levels": ("lainr", {"bands": (1.0, 0.5, 0.25)}),
     "four levels": ("lainr", {"bands": (1.0, 0.7, 0.5, 0.25)}),
+    "learned-init": ("learned-init", {}),
+    "learned-init, Reptile": ("learned-init", {"method": "reptile", "inner_steps": 8}),
+    "siren-hyper": ("siren-hyper", {}),
+    "siren-hyper, convolutions": ("siren-hyper", {"encoder": "conv"}),
+    "lfn": ("lfn", {}),
 }
+OWN = ("learned-init", "siren-hyper", "lfn")        # models without a transformer, trained by their own recipe
 PLANS = {
     "compare": ("lainr", "ipc", "transinr"),
     "ablations": ("lainr", "without token aggregation", "without multi-band modulation", "without linear maps"),
     "bands": ("lainr", "bands reversed", "bands both high", "bands both low", "query highest"),
     "levels": ("one level", "lainr", "three levels", "four levels"),
+    "baselines": ("lainr", "learned-init", "learned-init, Reptile", "siren-hyper", "siren-hyper, convolutions", "lfn"),
 }
 SMALL = {"size": 32, "patch": 8, "width": 96, "blocks": 2, "heads": 3, "head_features": 32, "hidden": 64, "tokens": 32,
          "points": 512, "batch": 16, "steps": 2000, "optimizer": "muon", "lr": 1e-2, "ema": 0.99, "warmup": 50}
 FULL = {"size": 128, "patch": 8, "width": 768, "blocks": 6, "heads": 12, "head_features": 64, "hidden": 256,
         "tokens": 256, "points": 4096, "batch": 16, "steps": 20_000, "optimizer": "adam", "lr": 1e-4, "ema": 0.999,
         "warmup": 200}
-SETTINGS = (*SMALL, "minutes", "precision", "held_out", "augment")
+NEW = {"augment": False, "signals": "flowers"}      # what records that do not know a setting were made with
+SETTINGS = (*SMALL, "minutes", "precision", "held_out", "augment", "signals")
 
 
 class Record:
@@ -85,7 +101,7 @@ class Record:
         if known is None or part in self.fresh:
             self.fresh.discard(part)
             known = self.facts[part] = {"settings": settings}
-        different = {k for k in settings.keys() | known["settings"].keys() if (settings.get(k) or None) != (known["settings"].get(k) or None)}
+        different = {k for k in settings.keys() | known["settings"].keys() if settings.get(k) != known["settings"].get(k, NEW.get(k))}
         if different:
             raise SystemExit(f"{self.path} holds {part} of another {', '.join(sorted(different))}: give those settings, "
                              f"another --name, or --fresh.")
@@ -120,6 +136,9 @@ def model(variant: str, signal, options, seed: int = 0):
     """Build a variant: the same encoder for all, bandwidths in the paper's ratios scaled to the size of the images."""
     name, changes = VARIANTS[variant]
     cls, changes = find_model(name), dict(changes)
+    if name in OWN:
+        config = {**cls.suggest(signal, "fast").config, "hidden_features": options.hidden}
+        return build_model(cls, signal.spec, {**config, **changes}, seed=seed)
     config = {**cls.suggest(signal, "fast").config, "hidden_features": options.hidden,
               "frequency_features": options.hidden,
               **{key: getattr(options, key) for key in ("patch", "width", "blocks", "heads", "head_features")}}
@@ -143,6 +162,48 @@ def flowers(options):
     return found.split(options.held_out, 0)
 
 
+def sounds(options):
+    """Return windows of 2,048 samples, 1/8 s, of all recordings, and other windows held out."""
+    import soundfile
+    from scipy.signal import resample_poly
+
+    with made_once(CACHE / "sounds") as folder:
+        for path in sorted((DATA / "audio").glob("*.wav")) if folder else ():
+            samples, rate = soundfile.read(path, always_2d=True)
+            samples = resample_poly(samples.mean(1), 16_000, rate)
+            for i, part in enumerate(np.array_split(samples, max(1, len(samples) // 2048))):
+                if np.abs(part).max() > 0.02:           # pauses teach nothing
+                    soundfile.write(folder / f"{path.stem}-{i:04}.wav", part[:2048], 16_000)
+    return open_set(CACHE / "sounds", kind="audio").split(options.held_out, 0)
+
+
+def solids(options):
+    """Return voxels, 32 each way, of small objects and random shapes, and others held out."""
+    with made_once(CACHE / "solids") as folder:
+        for pack in ("quaternius", "random_blobs") if folder else ():
+            for name, load in itertools.islice(meshes(DATA / "many_meshes" / f"{pack}.npz"), 400):
+                with contextlib.suppress(InrError):         # has no inside
+                    signal = ShapeSignal.from_mesh(load(), 32, quantity="occupancy")
+                    np.save(folder / f"{pack}-{name.replace('/', '_')}.npy", signal.array()[..., 0].numpy())
+    return open_set(CACHE / "solids", kind="shape").split(options.held_out, 0)
+
+
+@contextlib.contextmanager
+def made_once(place: Path):
+    """Yield a folder to fill, which becomes `place` when it is full; none if it is there."""
+    if place.is_dir():
+        yield None
+        return
+    part = place.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    yield part
+    part.rename(place)
+
+
+SIGNALS = {"flowers": flowers, "sounds": sounds, "solids": solids}
+
+
 def train(record: Record, entry: dict, key: str, variant: str, seed: int, data, options):
     """Train a variant, or go on with its training, or take it from the cache; its curve grows in `entry`.
 
@@ -160,9 +221,12 @@ def train(record: Record, entry: dict, key: str, variant: str, seed: int, data, 
         entry["curve"] = [point for point in entry["curve"] if point[0] <= resume["step"]]
     else:
         entry |= {"parameters": field.parameter_count, "curve": [], "done": False}
+    own = VARIANTS[variant][0] in OWN
+    way = {"lr": options.lr, "optimizer": options.optimizer}
+    way = {"optimizer": "adam", **find_model(VARIANTS[variant][0]).suggest(training[0], "fast").fit} if own else way
     config = TrainConfig(steps=None if options.minutes else options.steps, batch=options.batch, points=options.points,
-                         seconds=options.minutes * 60 if options.minutes else None, lr=options.lr, ema=options.ema,
-                         optimizer=options.optimizer, warmup=options.warmup, precision=options.precision, seed=seed,
+                         seconds=options.minutes * 60 if options.minutes else None, ema=options.ema, **way,
+                         warmup=options.warmup, precision=options.precision, seed=seed,
                          augment=options.augment, validate_every=0 if options.minutes else max(1, options.steps // 10), device=options.device)
     saved = time.monotonic()
     for step in train_steps(field, training, config, validation=validation, resume=resume):
@@ -185,7 +249,7 @@ def study(record: Record, plan: str, options) -> None:
 
     All plans share their trainings: LAINR itself is trained once a seed.
     """
-    training, held_out = flowers(options)
+    training, held_out = SIGNALS[options.signals](options)
     data = training, Validation([held_out[i] for i in range(len(held_out))])
     facts = record.part("variants", {key: getattr(options, key) for key in SETTINGS})
     chosen = [variant for variant in PLANS[plan] if not options.variants or variant in options.variants]
@@ -194,10 +258,11 @@ def study(record: Record, plan: str, options) -> None:
             entry = facts.setdefault("runs", {}).setdefault(variant, {}).setdefault(str(seed), {})
             if not entry.get("done") or "concentration" not in entry:
                 field = train(record, entry, "images", variant, seed, data, options)
-                entry["concentration"] = round(_concentration(field, held_out), 3)
+                tokens = VARIANTS[variant][0] not in OWN
+                entry["concentration"] = round(_concentration(field, held_out), 3) if tokens else None
                 record.write()
             print(f"seed {seed}  {variant:<30} {entry['curve'][-1][2]:.2f} dB  "
-                  f"{entry['steps'] / entry['seconds']:.1f} steps/s  concentration {entry['concentration']:.2f}",
+                  f"{entry['steps'] / entry['seconds']:.1f} steps/s  concentration {entry['concentration']}",
                   file=sys.stderr, flush=True)
     rows = {variant: [facts["runs"][variant][str(seed)] for seed in range(options.seeds)] for variant in chosen}
     table = []
@@ -205,7 +270,8 @@ def study(record: Record, plan: str, options) -> None:
         ends = [run["curve"][-1][2] for run in runs]
         table.append({"variant": variant, "parameters": runs[0]["parameters"], "held-out PSNR": statistics.mean(ends),
                       "spread": max(ends) - min(ends), **{f"seed {seed}": end for seed, end in enumerate(ends)},
-                      "concentration": statistics.mean(run["concentration"] for run in runs)})
+                      "concentration": statistics.mean(run["concentration"] for run in runs)
+                      if runs[0]["concentration"] is not None else ""})
     show(sorted(table, key=lambda row: -row["held-out PSNR"]), plan)
     record.plot({variant: [[(step, value) for step, _, value in run["curve"]] for run in runs]
                  for variant, runs in rows.items()}, "step", "held-out PSNR (dB)", plan)
@@ -365,8 +431,6 @@ def _at(curves, second: float) -> float:
 
 def few_shot(record: Record, options) -> None:
     """Train on views of many meshes; held-out objects from 1 to 5 support views, beside the nearest support view."""
-    from inr_scenes.views import render_set
-
     folder = CACHE / f"views-{options.size}-{options.objects}"
     pack = DATA / "many_meshes" / "quaternius.npz"
     for _ in render_set(pack, folder, views=24, size=options.size, test=0, up="y", limit=options.objects):
@@ -428,6 +492,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of the speed comparison")
     parser.add_argument("--objects", type=int, default=200, help="meshes of the few-shot set")
     parser.add_argument("--held-out", type=int, default=32)
+    parser.add_argument("--signals", choices=SIGNALS, default="flowers", help="what the variants are trained on")
     parser.add_argument("--images", type=int, default=3, help="that refine looks at")
     parser.add_argument("--seconds", type=float, default=30, help="of refining an image")
     options = parser.parse_args()

@@ -48,6 +48,10 @@ class SetModel(nn.Module):
     def enrol(self, count: int) -> None:
         """Learn how many training signals there are, before a training."""
 
+    def blocks(self) -> list[nn.Module]:
+        """Return the modules that are worth compiling, each from tensors to a tensor, in the order they are used."""
+        return []
+
     def facts(self) -> dict[str, Any]:
         """Return what an archive's header says besides config and spec."""
         return {"role": self.role}
@@ -99,6 +103,10 @@ class GeneralizableField(SetModel):
     def latent_shapes(cls, config, spec: Spec) -> dict[str, tuple[int, ...]]:
         """Return the shape of each of one signal's latents."""
         raise NotImplementedError(f"{cls.__name__} must implement latent_shapes")
+
+    def blocks(self) -> list[nn.Module]:
+        """The decoder; a subclass names those of its encoder too."""
+        return [self.decoder]
 
     def encode(self, signals: Sequence[Signal]) -> Latents:
         """Return the latents of signals of one shape, batch first. A light field is encoded from all views it holds."""

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,14 @@ from .errors import InrError, suggestion
 from .fit import Step, check_steps, parse_goal, resuming
 from .generalizable import GeneralizableField
 from .guard import CHECK_EVERY, Diverged
+from .kernels.choice import choose
+from .kernels.compiled import Compiled
 from .kernels.products import quick
 from .metrics import reaches
 from .optim import SCHEDULES, Optimizers, rate, settle
 from .validation import Validation
+
+KERNELS = ("auto", "torch", "compile")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,8 @@ class TrainConfig:
     """Decay of the average of weights that is validated and kept; 0: the last weights."""
     precision: str = "32"
     """32, bf16 or fp16 autocast, or auto: what the device is quick at; parameters and features stay in float32."""
+    kernel: str = "auto"
+    """torch, compile (torch.compile for the encoder's blocks and the decoder), or auto: torch."""
     clip: float = 1.0
     """Largest gradient norm; 0: no clipping."""
     validate_every: int = 0
@@ -93,7 +99,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
     optimizers = Optimizers(field, config.optimizer, config.lr, config.weight_decay, config.warmup)
     dtype = precision_type(config.precision, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-    objective = _Objective(field)
+    objective = _Objective(field, config.kernel)
     if fabric:
         objective = fabric.setup_module(objective)
     draw = drawer(dataset, config, device, rank, world)
@@ -120,7 +126,8 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             for i, part in enumerate(parts):
                 together = not fabric or i == len(parts) - 1
                 with nullcontext() if together else fabric.no_backward_sync(objective):
-                    with rounded_to(dtype, device), quick(device), torch.random.fork_rng(devices=[]):
+                    with choose(config.kernel), rounded_to(dtype, device), quick(device), \
+                            torch.random.fork_rng(devices=[]):
                         torch.manual_seed(config.seed * 1_000_003 + step)       # for encoders that draw what they see
                         value = objective(part) / len(parts)
                     (fabric.backward if fabric else torch.Tensor.backward)(scaler.scale(value))
@@ -185,7 +192,8 @@ def check(config: TrainConfig) -> None:
         raise InrError("--crop takes sizes of at least 1 sample, and --zoom, of at least 1, goes with it.")
     if not 1 <= config.views[0] <= config.views[1]:
         raise InrError("--views takes a least and a greatest number of support views, at least 1.")
-    for value, known, flag in ((config.precision, PRECISIONS, "precision"), (config.schedule, SCHEDULES, "schedule")):
+    for value, known, flag in ((config.precision, PRECISIONS, "precision"), (config.schedule, SCHEDULES, "schedule"),
+                               (config.kernel, KERNELS, "kernel")):
         if value not in known:
             raise InrError(f"--{flag} {value!r} is not known.{suggestion(value, known)} Known: {', '.join(known)}.")
     parse_goal(config.until)
@@ -194,12 +202,16 @@ def check(config: TrainConfig) -> None:
 class _Objective(nn.Module):
     """The loss of a batch as a module, whose forward is what distributed training wraps."""
 
-    def __init__(self, field: GeneralizableField):
+    def __init__(self, field: GeneralizableField, kernel: str):
         super().__init__()
         self.field = field
+        self.compiled = [Compiled(part, coordinates=False) for part in field.blocks()] if kernel == "compile" else []
 
     def forward(self, batch) -> Tensor:
-        return self.field.loss(batch)
+        with ExitStack() as stack:
+            for part in self.compiled:
+                stack.enter_context(part.used())
+            return self.field.loss(batch)
 
 
 class _Average:

@@ -1,5 +1,6 @@
 """Training on many signals: sets, exact resume, average, processes, the command line, encoded archives."""
 
+import dataclasses
 import json
 import warnings
 
@@ -281,6 +282,18 @@ def test_half_precision_trains_close_to_full(signals):
         config = TrainConfig(steps=5, batch=4, points=64, warmup=0, device="cpu", precision=precision)
         losses.append([float(step.loss) for step in train_steps(lainr(signals), training, config)][-1])
     assert losses[1] == pytest.approx(losses[0], rel=0.05)
+
+
+def test_a_compiled_training_is_the_plain_one(signals, monkeypatch):
+    calls, ends = [], []
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *given: calls.append(function) or function(*given))
+    for kernel in ("torch", "compile"):
+        field = lainr(signals, blocks=2)
+        list(train_steps(field, signals.split(2)[0], dataclasses.replace(QUICK, kernel=kernel)))
+        ends.append(field.state_dict())
+        assert len(calls) == {"torch": 0, "compile": 3 * (1 + 6)}[kernel]        # two blocks and a decoder, proved once
+    assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
+    assert not any("forward" in vars(part) for part in field.blocks())
 
 
 def test_an_overflow_in_half_precision_skips_the_step_without_clipping_too(signals, monkeypatch):

@@ -1,4 +1,4 @@
-"""torch.compile for a field while it is fitted, with a self-check on first use and plain torch to fall back on."""
+"""torch.compile for what is fitted or trained, with a self-check on first use and plain torch to fall back on."""
 
 import warnings
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import nn
+from torch.utils import _pytree as pytree
 
 from ..errors import SetAside
 
@@ -13,49 +14,51 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
 
 class Compiled:
-    """A field's forward, compiled.
+    """A module's forward, compiled.
 
-    It serves where gradients of weights are recorded. What wants derivatives by coordinates stays plain, for compiled
-    code has no second ones, and so does evaluation. The first call is computed both ways; where compiling fails or the
-    results differ, plain torch goes on, with one line.
+    It serves where gradients of weights are recorded; evaluation stays plain. The first call is computed both ways;
+    where compiling fails or the results differ, plain torch goes on, with one line. coordinates: the first argument is
+    one of coordinates, and what wants derivatives by them stays plain too, for compiled code has no second ones.
     """
 
-    def __init__(self, field: nn.Module):
-        self.field, self.plain = field, field.forward
+    def __init__(self, module: nn.Module, coordinates: bool = True):
+        self.module, self.plain, self.coordinates = module, module.forward, coordinates
         self.quick = torch.compile(self.plain)
         self.proved, self.aside = False, ""
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Within the block the field computes by this."""
+        """Within the block the module computes by this."""
         if self.aside:
             yield
             return
-        self.field.forward = self.forward
+        self.module.forward = self.forward
         try:
             yield
         finally:
-            del self.field.forward
+            del self.module.forward
 
-    def forward(self, x):
-        """Compute the field's values."""
-        if self.aside or not torch.is_grad_enabled() or getattr(x, "requires_grad", False):
-            return self.plain(x)
+    def forward(self, x, *others):
+        """Compute what the module does."""
+        derived = self.coordinates and getattr(x, "requires_grad", False)
+        if self.aside or not torch.is_grad_enabled() or derived:
+            return self.plain(x, *others)
         if not self.proved:
+            given = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (x, *others))
             try:
-                _compare(self.field, self.quick(x), self.plain(x))
+                _compare(self.module, self.quick(*given), self.plain(*given))
                 self.proved = True
             except Exception as error:          # whatever a compiler raises
                 reason = next(iter(str(error).strip().splitlines()), "")
                 self.aside = f"{type(error).__name__}: {reason}"[:200]
                 warnings.warn(f"torch.compile is set aside, plain torch goes on: {self.aside}", SetAside, stacklevel=2)
-                return self.plain(x)
-        return self.quick(x)
+                return self.plain(x, *others)
+        return self.quick(x, *others)
 
 
-def _compare(field: nn.Module, mine: torch.Tensor, true: torch.Tensor) -> None:
+def _compare(module: nn.Module, mine: torch.Tensor, true: torch.Tensor) -> None:
     """Raise unless two results and the gradients of their mean square agree; the backward is compiled here too."""
-    parameters = [p for p in field.parameters() if p.requires_grad]
+    parameters = [p for p in module.parameters() if p.requires_grad]
     found, wanted = ([*torch.autograd.grad(y.float().square().mean(), parameters, allow_unused=True), y.detach()]
                      for y in (mine, true))
     for a, b in zip(found, wanted):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from inr_scenes.errors import InrError
 from inr_scenes.field import Recipe
@@ -61,6 +61,10 @@ class TokenField(GeneralizableField):
         """Return the latents of signals of one shape in one pass; light fields are read from all views they hold."""
         self.check_signals(signals)
         return self.heads(self.encoder(signals))
+
+    def blocks(self) -> list[nn.Module]:
+        """The transformer's blocks, then the decoder."""
+        return [*self.encoder.blocks, self.decoder]
 
     @classmethod
     def _published(cls, signal: Signal) -> Recipe:
