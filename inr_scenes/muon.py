@@ -80,8 +80,8 @@ class Muon(torch.optim.Optimizer):
 
 
 def fast_path(device: torch.device) -> str | None:
-    """Return which kernels take recorded steps on a device, once they are proved right for matrices 256 wide."""
-    return "fused (Triton)" if _fused_serves([torch.zeros(256, 256, device=device)], torch.zeros((), device=device)) \
+    """Return which kernels take recorded steps of small matrices on a device, once they are proved right."""
+    return "fused (Triton)" if _fused_serves([torch.zeros(64, 64, device=device)], torch.zeros((), device=device)) \
         else None
 
 
@@ -102,7 +102,7 @@ def _plain_step(parameters: list[Tensor], gradients: list[Tensor], averages: lis
 
 def _fused_step(parameters: list[Tensor], gradients: list[Tensor], averages: list[Tensor], lr: Tensor,
                 momentum: float, weight_decay: float) -> None:
-    """Do the same in a few launches."""
+    """Do the same in one launch a tensor."""
     fused.step(parameters, gradients, averages, lr, -_scale(parameters), momentum, weight_decay, SAFETY, POLYNOMIALS,
                _product_type(lr.device))
 
@@ -119,6 +119,8 @@ def _fused_serves(tensors: list[Tensor], lr: float | Tensor) -> bool:
     if any(t.dtype is not torch.float32 or not t.is_contiguous() for t in tensors):
         return False
     rows, columns = tensors[0].shape[-2:]
+    if not fused.serves(rows, columns, _product_type(lr.device)):
+        return False
     return choice.proved(("muon", rows, columns, lr.device), lambda: _check(rows, columns, lr.device))
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from .errors import InrError, suggestion
+from .errors import InrError, need, suggestion
 from .muon import Muon
 
 OPTIMIZERS = ("adam", "adamw", "muon", "schedule-free")
@@ -37,10 +37,9 @@ class Optimizers:
             if matrices:
                 made.append(Muon(_groups(matrices, factors, lr), weight_decay=weight_decay))
         elif name == "schedule-free":
-            from schedulefree import AdamWScheduleFree
+            AdamWScheduleFree = need("schedulefree").AdamWScheduleFree
             made = [AdamWScheduleFree(_groups(matrices + rest, factors, lr), weight_decay=weight_decay,
                                       warmup_steps=warmup)]
-            made[0].train()
         else:
             raise InrError(f"There is no optimizer {name!r}.{suggestion(name, OPTIMIZERS)} "
                            f"Known: {', '.join(OPTIMIZERS)}.")
@@ -54,6 +53,11 @@ class Optimizers:
             for group in optimizer.param_groups:
                 group["capturable"] = True
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
+
+    def start(self) -> None:
+        """Make the parameters those that training goes on from: a run that had ended left the average in their place."""
+        if self.schedule_free:
+            self.made[0].train()
 
     def set_rate(self, lr: float) -> None:
         """Set the learning rate of the steps to come."""
@@ -115,8 +119,6 @@ class Optimizers:
         """Restore what `state_dict` returned, on whatever device that was."""
         for optimizer, state in zip(self.made, states, strict=True):
             optimizer.load_state_dict(state)
-            if self.schedule_free:              # a run that had ended left the average in its place
-                optimizer.train()
         self._hold_rates()
 
 

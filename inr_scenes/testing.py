@@ -273,21 +273,27 @@ def _raises_inr_error(call) -> None:
     raise AssertionError("an InrError with a clear line was expected")
 
 
-def check_builds(module: str, function: str, types: str, constants: dict[str, Any], capability: int = 90) -> None:
+def check_builds(module: str, function: str, types: str, constants: dict[str, Any], capability: int = 90,
+                 **launch: int) -> None:
     """Build a Triton kernel for a GPU that need not be there: the interpreter lets pass what the compiler refuses.
 
-    types: of the arguments that are no constants, in their order, as "*fp32 *fp16 i32".
+    types: of the arguments that are no constants, in their order, as "*fp32 *fp16 i32" · constants: a type of Triton's
+    is named, as "tl.float16" · launch: num_warps and num_stages. It must fit an H100's shared memory.
     """
     code = f"""
 import importlib, sys, triton
+import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 kernel = getattr(importlib.import_module({module!r}), {function!r})
 constants, types = {constants!r}, iter({types!r}.split())
+constants = {{k: getattr(tl, v[3:]) if str(v).startswith('tl.') else v for k, v in constants.items()}}
 signature = {{name: 'constexpr' if name in constants else next(types) for name in kernel.arg_names}}
 assert next(types, None) is None, 'more types than arguments'
 places = {{(kernel.arg_names.index(name),): value for name, value in constants.items()}}
-triton.compile(ASTSource(kernel, signature, places), target=GPUTarget('cuda', {capability}, 32))
+source, target = ASTSource(kernel, signature, places), GPUTarget('cuda', {capability}, 32)
+built = triton.compile(source, target=target, options={launch!r})
+assert built.metadata.shared <= 227 * 1024, built.metadata.shared
 """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import os
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from inr_scenes.plugins import host
 from inr_scenes.testing import small_signal
 
 PACKAGE = Path(inr_scenes.__file__).parent
+ROOT = Path(__file__).parents[1]
 FLOORS = [
     {"errors"},
     {"files", "device", "camera", "bricks", "metrics", "settings", "media", "lightning", "kernels"},
@@ -84,6 +86,16 @@ def test_import_is_light_and_help_is_quick():
         out = subprocess.run([sys.executable, "-m", "inr_scenes", "--help"], capture_output=True, text=True, check=True)
         best = min(best, time.perf_counter() - start)
     assert "fit" in out.stdout and best < 0.4
+
+
+def test_fields_and_benchmarks_of_speed_import_without_what_a_gpu_machine_may_lack():
+    missing = ("tyro", "trimesh", "open3d", "av", "nerfstudio", "schedulefree", "soundfile", "pooch")
+    code = (f"import sys; sys.modules.update(dict.fromkeys({missing}, None)); sys.path.insert(0, 'benchmarks')\n"
+            "import gpu, inr_fourier_mlp, inr_local_global, inr_locality_aware")
+    environment = {**os.environ, "PYTHONPATH": ":".join(map(str, [ROOT, *sorted((ROOT / "plugins").glob("*_*"))]))}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_opening_an_archive_loads_no_compiler(tmp_path):

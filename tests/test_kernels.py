@@ -154,6 +154,17 @@ def test_sizes_beyond_the_kernel_are_named():
     assert "width" in fused.obstacle(2, 512, 3, 3) and "hidden layers" in fused.obstacle(2, 64, 0, 3)
 
 
+def test_values_alone_keep_nothing_for_backward(monkeypatch):
+    x, tensors, _ = problem(SINE, 129, 32, 2, 2, 3)
+    shapes, make = [], torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *shape, **kwargs: (
+        shapes.append(shape), make(self, *shape, **kwargs))[1])
+    with torch.no_grad():
+        alone = mlp(SINE, torch.float16, x, tensors)
+    assert (129, 3) in shapes and (3, 0, 32) in shapes
+    assert torch.equal(alone, mlp(SINE, torch.float16, x, tensors)) and (3, 129, 32) in shapes
+
+
 def test_chunks_pad_little():
     assert [fused.chunk_of(w) for w in (16, 17, 48, 64, 84, 96, 192, 256)] == [16, 32, 16, 64, 32, 32, 64, 64]
 

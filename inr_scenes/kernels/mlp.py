@@ -34,20 +34,20 @@ def mlp(net: Net, dtype: torch.dtype, x: Tensor, tensors: Sequence[Tensor]) -> T
     are float32. tensors: as for `reference`. Second derivatives are plain torch's.
     """
     with torch.autocast(x.device.type, enabled=False), torch.cuda.device_of(x):     # Triton launches on the current one
-        return _Fused.apply(net, dtype, x, *tensors)
+        return _Fused.apply(net, dtype, torch.is_grad_enabled(), x, *tensors)
 
 
 class _Fused(torch.autograd.Function):
     """Gradients go to x and all tensors."""
 
     @staticmethod
-    def forward(ctx, net: Net, dtype: torch.dtype, x: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx, net: Net, dtype: torch.dtype, recording: bool, x: Tensor, *tensors: Tensor) -> Tensor:
         """Run the forward kernel; what backward needs is kept if there is to be one."""
         from .mlp_triton import forward
 
         packed = _Packed(net, dtype, tensors)
         x = x.contiguous()
-        rows, keeps = len(x), any(ctx.needs_input_grad)
+        rows, keeps = len(x), recording and any(ctx.needs_input_grad)
         y = x.new_empty(rows, packed.out_features)
         kept = x.new_empty(packed.layers + 1, rows if keeps else 0, packed.width, dtype=kept_type(net, dtype))
         if rows:
@@ -62,13 +62,13 @@ class _Fused(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy: Tensor):
         """Run the backward kernels; a gradient that is to be differentiated again comes from the reference."""
-        needs = ctx.needs_input_grad[2:]
+        needs = ctx.needs_input_grad[3:]
         if torch.is_grad_enabled():
             x, _, *tensors = ctx.saved_tensors
-            return None, None, *differentiable(ctx.net, [x, *tensors], dy, needs)
+            return None, None, None, *differentiable(ctx.net, [x, *tensors], dy, needs)
         x, kept, *_ = ctx.saved_tensors
         with torch.cuda.device_of(x):
-            return None, None, *_gradients(ctx.packed, ctx.dtype, x, kept, dy.contiguous(), needs[0])
+            return None, None, None, *_gradients(ctx.packed, ctx.dtype, x, kept, dy.contiguous(), needs[0])
 
 
 class _Packed:

@@ -1,4 +1,4 @@
-"""Muon's steps on a GPU, in Triton: a launch where plain torch makes many small ones, each as long as its work."""
+"""Muon's steps on a GPU, in Triton: one launch for all matrices of a tensor where plain torch makes some twenty."""
 
 import math
 from collections.abc import Sequence
@@ -6,9 +6,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# sides, padded to powers of two, of matrices that stay on chip: 128 of float32 would take 256 KB of shared memory
+# greatest side, padded to a power of two, of matrices that stay on chip: 128 of float32 would take 256 KB of shared
+# memory. Larger ones have enough to do in each of plain torch's launches.
 MOST = {torch.bfloat16: 128, torch.float32: 64}
-TILE = 4096                         # numbers of a matrix that a program looks at together
+
+
+def serves(rows: int, columns: int, dtype: torch.dtype) -> bool:
+    """Say whether matrices of a shape stay on chip, their products rounded to a type."""
+    return padded(max(rows, columns)) <= MOST.get(dtype, 0)
+
+
+def padded(side: int) -> int:
+    """Return the power of two, 16 or more, that holds a side."""
+    return max(16, 1 << (side - 1).bit_length())
 
 
 def step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], averages: Sequence[Tensor], rate: Tensor,
@@ -17,40 +27,18 @@ def step(parameters: Sequence[Tensor], gradients: Sequence[Tensor], averages: Se
     """Take one step of Muon on contiguous float32 tensors of one shape, (rows, columns) or (n, rows, columns).
 
     In place: averages, then parameters. rate: (), on the device · scale: of the step, beside the rate · safety: how
-    much smaller than 1 norms begin · dtype: what products are rounded to.
+    much smaller than 1 norms begin · polynomials: three · dtype: what products are rounded to.
     """
-    from .muon_triton import ahead, follow
+    from .muon_triton import step as kernel
+    from .muon_triton import tl
 
     *_, rows, columns = parameters[0].shape
-    wide = 1 << (columns - 1).bit_length()
-    tile = {"COLUMNS": wide, "ROWS": max(1, min(TILE // wide, 1 << (rows - 1).bit_length())), "num_warps": 8}
-    n, norm = parameters[0].numel() // (rows * columns), math.sqrt(min(rows, columns))
-    x = parameters[0].new_empty(len(parameters) * n, rows, columns, dtype=dtype)
-    parts = x.split(n)
-    with torch.cuda.device_of(x):
-        for gradient, average, part in zip(gradients, averages, parts):
-            ahead[(n,)](gradient.contiguous(), average, part, momentum, safety, rows, columns, **tile)
-        x = orthogonal(x, polynomials)
-        for parameter, part in zip(parameters, x.split(n)):
-            follow[(n,)](parameter, part, rate, scale, weight_decay, norm, rows, columns, **tile)
-
-
-def orthogonal(x: Tensor, polynomials: Sequence[tuple[float, float, float]]) -> Tensor:
-    """Apply polynomials to matrices (n, rows, columns) of a norm below 1; contiguous, as they came."""
-    from .muon_triton import polar
-
-    n, rows, columns = x.shape
-    tall = rows > columns
-    short, long = sorted((rows, columns))
-    padded = [max(16, 1 << (side - 1).bit_length()) for side in (short, long)]
-    if max(padded) > MOST[x.dtype] or len(polynomials) != 3:
-        y = x.mT if tall else x
-        for a, b, c in polynomials:
-            square = y @ y.mT
-            y = torch.baddbmm(y, torch.baddbmm(square, square, square, beta=b, alpha=c), y, beta=a)
-        return (y.mT if tall else y).contiguous()
-    polar[(n,)](x, *(number for numbers in polynomials for number in numbers), short, long,
-                *((1, columns) if tall else (columns, 1)), SHORT=padded[0], LONG=padded[1],
-                PRECISION="tf32x3" if x.dtype is torch.float32 else "ieee",
-                num_warps=8 if max(padded) > 64 else 4 if max(padded) > 16 else 1)
-    return x
+    (short, short_step), (long, long_step) = sorted(((rows, columns), (columns, 1)), key=lambda side: side[0])
+    n, wide = parameters[0].numel() // (rows * columns), padded(long)
+    constants = {"SHORT": padded(short), "LONG": wide, "TYPE": tl.float32 if dtype is torch.float32 else tl.bfloat16,
+                 "PRECISION": "tf32x3" if dtype is torch.float32 else "ieee"}
+    with torch.cuda.device_of(rate):
+        for parameter, gradient, average in zip(parameters, gradients, averages):
+            kernel[(n,)](parameter, gradient.contiguous(), average, rate, scale, momentum, weight_decay, safety,
+                         math.sqrt(short), *(number for numbers in polynomials for number in numbers), short, long,
+                         short_step, long_step, **constants, num_warps=8 if wide > 64 else 4 if wide > 16 else 1)

@@ -5,14 +5,17 @@ import math
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
-
 from inr_scenes.errors import InrError, suggestion
 from inr_scenes.siren import check_sines
 from inr_scenes.spec import Spec
 
 from .layout import Layout
 from .sizes import Sizes
+
+try:
+    from tyro.conf import Suppress as Hidden  # what a built field knows of itself is no flag
+except ImportError:                             # fields are fitted where there is no command line, too
+    Hidden = None
 
 BUDGET = 200_000
 NARROWEST = 8                       # local features below which automatic blocks are made larger instead
@@ -50,9 +53,9 @@ class PartitionConfig:
     local_rate: float | None = 1.0
     """Learning rate of the blocks' own layers, times the fit's; none: √(256 / their width), with which steps of Muon
     move narrow layers as far as wide ones."""
-    borders: Annotated[tuple[int, ...], tyro.conf.Suppress] = ()
+    borders: Annotated[tuple[int, ...], Hidden] = ()
     """The layout of a built field: the sample where each block begins, axis after axis."""
-    kept: Annotated[tuple[int, ...] | None, tyro.conf.Suppress] = None
+    kept: Annotated[tuple[int, ...] | None, Hidden] = None
     """The layout of a built field: the blocks that have a network; none: all."""
 
     @property

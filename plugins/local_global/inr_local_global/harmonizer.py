@@ -6,12 +6,12 @@ from typing import Annotated, ClassVar
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor, nn
 
 from inr_scenes.field import Field
 from inr_scenes.signal import Signal
 
+from .config import Hidden
 from .encoders import encoder
 
 WEIGHT_STD = 0.001
@@ -90,7 +90,7 @@ class HarmonizerConfig:
     """Normalise the harmoniser's layers, as for denoising."""
     train_encoder: bool = False
     """Train the encoder too and run it in every forward, as the original; else it is a random projection, run once."""
-    conditioned: Annotated[bool, tyro.conf.Suppress] = False
+    conditioned: Annotated[bool, Hidden] = False
     """The scalars are constants: what a finished fit leaves."""
 
 
@@ -104,6 +104,7 @@ class Harmonized(Field):
         self.harmonizer: Harmonizer | None = None
         self.harmonizer_seed = int(torch.randint(2**31, (), device="cpu"))
         self.register_buffer("constants", torch.full((self.sets, SCALARS), self.config.aux_bias))
+        self.register_buffer("penalties", torch.tensor(PENALTIES), persistent=False)    # a recorded step copies nothing
 
     @property
     def scalars(self) -> Tensor:
@@ -135,4 +136,4 @@ class Harmonized(Field):
         """INCODE's regulariser, which keeps the scalars from becoming negative."""
         if self.harmonizer is None:
             return 0.0
-        return (F.relu(-self.scalars) * torch.tensor(PENALTIES, device=self.constants.device)).sum()
+        return (F.relu(-self.scalars) * self.penalties).sum()

@@ -71,7 +71,7 @@ def local_global(omegas: Omegas, dtype: torch.dtype, coords: Tensor, tensors: Se
     tensors: as for `reference`, which makes second derivatives.
     """
     with torch.autocast(coords.device.type, enabled=False), torch.cuda.device_of(coords):
-        return _Fused.apply(omegas, dtype, coords, *tensors)
+        return _Fused.apply(omegas, dtype, torch.is_grad_enabled(), coords, *tensors)
 
 
 def self_check(compute: Callable, omegas: Omegas, dtype: torch.dtype, shapes: Sequence[tuple[int, ...]], inputs: int,
@@ -104,11 +104,11 @@ class _Fused(torch.autograd.Function):
     """Gradients go to the tensors, once or, by the reference, again; not to the coordinates."""
 
     @staticmethod
-    def forward(ctx, omegas: Omegas, dtype: torch.dtype, coords: Tensor, *tensors: Tensor) -> Tensor:
+    def forward(ctx, omegas: Omegas, dtype: torch.dtype, recording: bool, coords: Tensor, *tensors: Tensor) -> Tensor:
         """Run the forward kernel; what backward needs is kept if there is to be one."""
         from .kernel_triton import forward
 
-        net, keeps = _Packed(omegas, dtype, tensors, coords.shape[1]), any(ctx.needs_input_grad)
+        net, keeps = _Packed(omegas, dtype, tensors, coords.shape[1]), recording and any(ctx.needs_input_grad)
         coords = coords.contiguous()
         blocks, rows, _ = coords.shape
         y = coords.new_empty(blocks * rows, net.out_features)
@@ -131,13 +131,13 @@ class _Fused(torch.autograd.Function):
         tensors = ctx.saved_tensors[4:]
         if not torch.is_grad_enabled():
             with torch.cuda.device_of(coords):
-                return None, None, None, *_gradients(ctx.net, ctx.dtype, coords, kept, dy.contiguous())
+                return None, None, None, None, *_gradients(ctx.net, ctx.dtype, coords, kept, dy.contiguous())
         with torch.autocast(coords.device.type, enabled=False):
             y = reference(ctx.omegas, coords, tensors)
-            needs = ctx.needs_input_grad[3:]
+            needs = ctx.needs_input_grad[4:]
             wanted = [tensor for tensor, need in zip(tensors, needs) if need]
             found = iter(torch.autograd.grad(y, wanted, dy, create_graph=True))
-        return None, None, None, *(next(found) if need else None for need in needs)
+        return None, None, None, None, *(next(found) if need else None for need in needs)
 
 
 class _Packed:
