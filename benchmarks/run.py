@@ -13,6 +13,7 @@ figures are no measurement of a claim.
 
 import argparse
 import datetime
+import importlib.util
 import os
 import re
 import shlex
@@ -102,11 +103,20 @@ def run(words: list[str]) -> tuple[str, int]:
     """Run a script of this folder, showing what it prints as it comes; return that and the exit status."""
     lines = []
     command = [sys.executable, "-u", "-W", "ignore", str(HERE / words[0]), *words[1:]]
-    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE) as process:
+    with subprocess.Popen(command, text=True, stdout=subprocess.PIPE, env={**os.environ, **from_checkout()}) as process:
         for line in process.stdout:
             print(line, end="", flush=True)
             lines.append(line)
     return "".join(lines), process.returncode
+
+
+def from_checkout() -> dict[str, str]:
+    """Return what tells a script where this checkout's packages are; nothing where they are installed."""
+    if importlib.util.find_spec("inr_scenes"):
+        return {}
+    plugins = [path.parent for path in sorted((HERE.parent / "plugins").glob("*/inr_*/__init__.py"))]
+    return {"PYTHONPATH": os.pathsep.join(map(str, [HERE.parent, *(path.parent for path in plugins)])),
+            "INR_PLUGINS": ",".join(path.name for path in plugins)}
 
 
 def main() -> None:
