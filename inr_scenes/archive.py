@@ -253,7 +253,9 @@ def _check_shapes(path, make, configs, spec, shapes) -> None:
 
     elements = sum(math.prod(shape) for shape in shapes.values())
     samples = max([spec.size, *(2 * max(abs(axis.first), axis.stop) for axis in spec.axes)])
-    for name, value in (pair for config in configs for pair in to_dict(config).items()):
+    counted = [(name, value) for config in configs for name, value in to_dict(config).items()
+               if name not in getattr(config, "may_be_zero", ())]          # those count samples, of which 0 means all
+    for name, value in counted:
         largest = max(elements, 4096, samples if isinstance(value, list) else 0)    # a list may hold sample indices
         if any(abs(v) > largest for v in _integers(value)):
             raise InrError(f"{path} is damaged: {name} = {value} cannot be, with {elements} numbers in the file.")

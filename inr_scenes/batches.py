@@ -81,7 +81,7 @@ class Drawer:
 
     def _points(self, size: int, generator: torch.Generator) -> Tensor:
         points = self.config.points
-        count = round(points * size) if points < 1 else int(points)
+        count = max(1, round(points * size)) if 0 < points < 1 else int(points)
         if not 0 < count < size:
             return torch.arange(size)
         return torch.randint(size, (count,), generator=generator)

@@ -27,7 +27,7 @@ from .signal import GridSignal, Signal
 from .signals.lightfield import LightFieldSignal
 from .spec import Spec
 
-LAYOUT = 3                          # of the cache; another number is another cache
+LAYOUT = 4                          # of the cache; another number is another cache
 
 
 class RaySignal(Signal):
@@ -244,8 +244,10 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
         kept, skipped, files, specs, first = [], [], {}, {}, None
         for path, found in zip(paths, _decoded(cls, settings, paths, workers)):
             if first and not isinstance(found, str):
-                channels = found["data"].shape[1]
-                if channels != first["channels"]:
+                channels, quantity = found["data"].shape[1], found["spec"]["meta"].get("quantity")
+                if quantity != first["quantity"]:
+                    found = f"{path} holds {quantity}, {kept[0][0]} {first['quantity']}; one for all: --quantity."
+                elif channels != first["channels"]:
                     found = (f"{path} has {channels} channels, {kept[0][0]} has {first['channels']}"
                              f"{f'; bring them to one kind: {cls.one_size}' if cls.one_size else ''}.")
                 else:
@@ -261,7 +263,7 @@ def _decode_all(cls, settings, paths, target: Path, on_error: str, workers: int)
                         files[key] = (place / key).open("wb")
                     files[key].write(np.ascontiguousarray(found[key]).tobytes())
             first = first or {"channels": found["data"].shape[1], "dtype": str(found["data"].dtype),
-                              "gain": found["gain"]}
+                              "gain": found["gain"], "quantity": found["spec"]["meta"].get("quantity")}
             number = specs.setdefault(json.dumps(found["spec"]), len(specs))
             cameras = {k: v.tolist() for k, v in found.get("cameras", {}).items()}
             kept.append([found["name"], str(path), number, cameras])

@@ -13,13 +13,14 @@ from .settings import from_dict
 
 def export(field: Field, path, **options) -> Path:
     """Write `field` to `path` and return the path; options are those of the exporter the suffix chooses."""
+    path = Path(path).expanduser()
     export_facts(field, path, options)
-    return Path(path)
+    return path
 
 
 def export_facts(field: Field, path, options: Mapping[str, Any]) -> dict[str, Any]:
     """Write `field` to `path`, whole or not at all; return what the exporter reports (shape, watertight, faces …)."""
-    path = Path(path)
+    path = Path(path).expanduser()
     exporter = find_exporter(field.spec.kind, path.suffix)
     settings = from_dict(exporter.options, options, f"export to {path.suffix}")
     with atomic(path) as temporary:

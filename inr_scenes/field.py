@@ -1,7 +1,7 @@
 """Fields: pointwise networks R^in → R^out, and their chunked evaluation."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .device import precision_type, quick_half, rounded_to, rows_at_once
-from .errors import InrError
+from .errors import InrError, suggestion
 from .kernels.products import quick
 from .signal import Signal
 from .spec import Spec
@@ -170,17 +170,21 @@ class Field(nn.Module):
 
 def build(cls: type[Field], spec: Spec, changes: dict[str, Any] | None = None, seed: int | None = None) -> Field:
     """Construct a field; `changes` override its Config's defaults, `seed` makes its initialisation repeatable."""
-    known = {f.name for f in dataclasses.fields(cls.Config)}
-    for name in changes or {}:
-        if name not in known:
-            from .errors import suggestion
-            raise InrError(f"{cls.name} has no option {name!r}.{suggestion(name, known)}")
-    config = cls.Config(**(changes or {}))
+    config = configured(cls, changes)
     if seed is None:
         return cls(config, spec)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return cls(config, spec)
+
+
+def configured(cls: type, changes: Mapping[str, Any] | None = None) -> Any:
+    """Return the Config of a class that is built of one, `changes` over its defaults."""
+    known = {f.name for f in dataclasses.fields(cls.Config)}
+    for name in changes or {}:
+        if name not in known:
+            raise InrError(f"{cls.name} has no option {name!r}.{suggestion(name, known)}")
+    return cls.Config(**(changes or {}))
 
 
 @torch.inference_mode()

@@ -143,6 +143,11 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
                 sampler.errors.copy_(resume["errors"])
         scaler.load_state_dict(resume["scaler"])
         first, elapsed = resume["step"], resume["seconds"]
+    if ended(config, first, elapsed):               # as a finished run that is resumed: what it had made stays
+        optimizers.finish()
+        field.eval()
+        return
+    optimizers.start()
     guard = Guard(field)
     if resume:
         guard.best = resume["best"]
@@ -150,7 +155,7 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
         _reached(goal, signal.probe(field))         # a quality that this signal does not report is refused now
     next_look = max(1.0, elapsed * 1.2)
     step = first
-    while config.steps is None or step < config.steps:
+    while True:
         tick = time.perf_counter()
         progress = _progress(config, step, elapsed)
         lr = config.lr * rate(config.schedule, progress, step, config.warmup, config.final_lr)
@@ -159,11 +164,11 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
         if errors is not None:
             sampler.note(errors)
         step += 1
-        last = step == config.steps
+        last = ended(config, step)
         if step % CHECK_EVERY == 0 or last or step == 1:
             guard.check(loss, step, now=last)
         elapsed += time.perf_counter() - tick
-        last = last or (config.seconds is not None and elapsed >= config.seconds)
+        last = ended(config, step, elapsed)
         if last or elapsed >= next_look:        # what the device still has to do is part of the fitting
             tick = time.perf_counter()
             wait(device)
@@ -242,6 +247,12 @@ def check(config: FitConfig) -> None:
         if value not in known:
             raise InrError(f"--{flag} {value!r} is not known.{suggestion(value, known)} Known: {', '.join(known)}.")
     parse_goal(config.until)
+
+
+def ended(config, step: int, elapsed: float = 0.0) -> bool:
+    """Say whether a fit or a training has had its steps or its seconds."""
+    return (config.steps is not None and step >= config.steps) or \
+        (config.seconds is not None and elapsed >= config.seconds)
 
 
 def check_steps(config) -> None:

@@ -1,7 +1,6 @@
 """Generalizable fields: one network trained on many signals; a signal becomes a few latents in one forward pass."""
 
 import copy
-import dataclasses
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 
 from .device import rows_at_once
 from .errors import InrError
-from .field import Field, NoConfig, Recipe
+from .field import Field, NoConfig, Recipe, configured
+from .kernels.choice import product_type
 from .signal import GridSignal, Signal
 from .spec import Box, Spec
 
@@ -176,7 +176,8 @@ class GeneralizableField(SetModel):
 class BoundField(Field):
     """One signal's latents with the decoder they belong to: pointwise like every field.
 
-    While no gradients are asked for, the context is computed once and kept until a weight or a latent changes.
+    While no gradients are asked for, the context is computed once in each precision and kept until a weight or a latent
+    changes.
     """
 
     name = "bound"
@@ -188,7 +189,7 @@ class BoundField(Field):
         self.decoder = model.make_decoder(config, spec)
         self.latents = nn.ParameterDict({name: nn.Parameter(torch.zeros(*lead, *shape))
                                          for name, shape in model.latent_shapes(config, spec).items()})
-        self._context: tuple[Any, Latents] | None = None
+        self._kept: dict[torch.dtype, tuple] = {}       # what each precision's context was made of, and the context
 
     def facts(self) -> dict[str, Any]:
         """Return what an archive's header says besides config and spec."""
@@ -198,17 +199,17 @@ class BoundField(Field):
         """Return the decoder's context of these latents, as a batch of one."""
         latents = {name: value[None] for name, value in self.latents.items()}
         if torch.is_grad_enabled():
-            self._context = None        # an optimiser's fused step changes weights without counting a version
+            self._kept.clear()          # an optimiser's fused step changes weights without counting a version
             return self.decoder.prepare(latents)
-        state = self.state()
-        if self._context is None or self._context[0] != state:
-            self._context = (state, self.decoder.prepare(latents))
-        return self._context[1]
+        state, precision = self.state()
+        if self._kept.get(precision, ((),))[0] != state:
+            self._kept[precision] = (state, self.decoder.prepare(latents))
+        return self._kept[precision][1]
 
-    def state(self) -> tuple:
-        """Return what changes when a weight or a latent does, or the precision that a context is computed in."""
+    def state(self) -> tuple[tuple, torch.dtype]:
+        """Return what changes when a weight or a latent does, and the precision that products are rounded to."""
         versions = tuple((p.data_ptr(), p._version) for p in self.parameters())
-        return (*versions, torch.is_autocast_enabled(self.device.type))
+        return versions, product_type(next(iter(self.latents.values())))
 
     def forward(self, coords: Tensor) -> Tensor:
         """Map coords (..., in) to values (..., out)."""
@@ -225,7 +226,7 @@ class BoundField(Field):
 
     def replaced(self, latents: Latents) -> Self:
         """Return a copy of the field with other latents."""
-        field, field._context = copy.deepcopy(self), None
+        field, field._kept = copy.deepcopy(self), {}
         return field.filled(self.decoder, latents)
 
     def tune(self, what: str) -> "BoundField":
@@ -272,10 +273,34 @@ def template(spec: Spec) -> Spec:
     return spec.replace(cameras=None, meta={**spec.meta, "view_shape": spec.cameras.size[0].tolist()})
 
 
-class SupportViews(Signal):
-    """Some views of a light field as a signal of their own: what few-shot encoding looks at."""
+class Selection(Signal):
+    """Some measurements of a signal as a signal of their own. whole: that signal · index: (n,) of its measurements."""
 
-    kind = "lightfield"
+    def __init__(self, whole: Signal, index: Tensor, spec: Spec):
+        self.whole, self.index, self.spec = whole, index.to(whole.device), spec
+        self.kind, self.name, self.one_size = spec.kind, whole.name, whole.one_size
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def sample(self, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """Return coordinates (n, in) and values (n, out) of the chosen measurements `index`."""
+        return self.whole.sample(self.index[index], generator)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the measurements live."""
+        return self.whole.device
+
+    def to(self, device) -> Self:
+        """Move the whole signal, and which of its measurements these are to where those are then."""
+        self.whole.to(device)
+        self.index = self.index.to(self.whole.device)
+        return self
+
+
+class SupportViews(Selection):
+    """Some views of a light field as a signal of their own: what few-shot encoding looks at."""
 
     def __init__(self, signal: Signal, views: Sequence[int]):
         cameras = signal.spec.cameras
@@ -286,40 +311,17 @@ class SupportViews(Signal):
             raise InrError(f"{signal.name} has masked pixels; few-shot encoding needs whole views.")
         sizes = cameras.size.prod(-1)
         ends = sizes.cumsum(0)
-        self.index = torch.cat([torch.arange(int(ends[v] - sizes[v]), int(ends[v])) for v in views]).to(signal.device)
-        self.spec, self.whole, self.name = signal.spec.replace(cameras=cameras[views]), signal, signal.name
-
-    def sample(self, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Return rays (n, 6) and values (n, out) of the chosen views."""
-        return self.whole.sample(self.index[index], generator)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the measurements live."""
-        return self.whole.device
-
-    def to(self, device) -> Self:
-        """Move the whole light field, and which of its measurements these are to where those are then."""
-        self.whole.to(device)
-        self.index = self.index.to(self.whole.device)
-        return self
+        index = torch.cat([torch.arange(int(ends[v] - sizes[v]), int(ends[v])) for v in views])
+        super().__init__(signal, index, signal.spec.replace(cameras=cameras[views]))
 
 
-class KnownSamples(Signal):
+class KnownSamples(Selection):
     """Some samples of a signal on a grid, as a signal of their own: what the others are to be completed from."""
 
     def __init__(self, signal: GridSignal, index: Tensor):
         if not len(index):
             raise InrError(f"Nothing of {signal.name} is known: the mask is dark everywhere.")
-        self.kind, self.spec, self.name, self.whole = signal.kind, signal.spec, signal.name, signal
-        self.index = index.to(signal.device)
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def sample(self, index: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """Return coordinates (n, d) and values (n, out) of known samples `index`."""
-        return self.whole.sample(self.index[index], generator)
+        super().__init__(signal, index, signal.spec)
 
     def mask(self) -> Tensor:
         """Return 1 where a sample is known, else 0, (*shape)."""
@@ -329,17 +331,6 @@ class KnownSamples(Signal):
     def array(self) -> Tensor:
         """Return the stored values, (*shape, out), 0 where they are not known."""
         return self.whole.array() * self.mask()[..., None]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the measurements live."""
-        return self.whole.device
-
-    def to(self, device) -> Self:
-        """Move the whole signal, and which of its samples these are."""
-        self.whole.to(device)
-        self.index = self.index.to(self.whole.device)
-        return self
 
 
 def grids(signals: Sequence[Signal]) -> Tensor:
@@ -470,10 +461,7 @@ def unpack(codes: Tensor, scales: Tensor, shape: Sequence[int], bits: int) -> Te
 def build_model(cls: type[GeneralizableField], spec: Spec, changes: "Mapping[str, Any] | None" = None,
                 seed: int = 0) -> GeneralizableField:
     """Construct a generalizable field; `changes` override its Config's defaults, `seed` repeats its initialisation."""
-    known = {f.name for f in dataclasses.fields(cls.Config)}
-    unknown = set(changes or {}) - known
-    if unknown:
-        raise InrError(f"{cls.name} has no option {min(unknown)!r}; it has {', '.join(sorted(known))}.")
+    config = configured(cls, changes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return cls(cls.Config(**(changes or {})), spec)
+        return cls(config, spec)

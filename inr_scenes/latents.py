@@ -84,12 +84,13 @@ def open_latents(folder, *, model=None, classes: str = "auto") -> LatentSet:
             if not isinstance(model, GeneralizableField):
                 raise InrError(f"{place} holds no generalizable model; inr train makes them.")
         field = open(path, model=model)
-        facts = (digest(field.decoder), field.facts(), field.spec.shape)
+        facts = (digest(field.decoder), field.facts(), field.spec.shape,
+                 {name: value.shape for name, value in field.latents.items()})
         if first is None:
             like, first = field, facts
         elif facts != first:
-            raise InrError(f"{path} has another model, size or windows than {paths[0]}; a prior learns from signals "
-                           f"encoded alike.")
+            raise InrError(f"{path} has another model, size, windows or tokens than {paths[0]}; a prior learns from "
+                           f"signals encoded alike.")
         maps.append(field.spec.values)
         rows.append({name: value.detach() for name, value in field.latents.items()})
     latents = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -148,6 +149,9 @@ class LatentValidation:
 
     def __init__(self, latents: LatentSet):
         self.latents = latents
+
+    def __len__(self) -> int:
+        return len(self.latents)
 
     @torch.no_grad()
     def metrics(self, prior: "Prior") -> dict[str, float]:

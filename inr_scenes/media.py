@@ -88,7 +88,9 @@ def _tiff(path: Path, shape: tuple[int, ...], dtype) -> Iterator[np.ndarray]:
 
 
 def write_video(path: Path, frames: Iterable[np.ndarray], fps: float) -> int:
-    """Write frames (h, w, 3) uint8 as .mp4 .mkv .mov .webm (through PyAV) or .gif; return how many there were."""
+    """Write frames (h, w, 3), or grey (h, w, 1), uint8, as .mp4 .mkv .mov .webm (through PyAV) or .gif; return how many
+    there were."""
+    frames = (np.repeat(frame, 3, -1) if frame.shape[-1] == 1 else frame for frame in frames)
     if path.suffix.lower() == ".gif":
         return _write_gif(path, frames, fps)
     from fractions import Fraction

@@ -76,7 +76,7 @@ def _grid(spec: Spec, resolution: int, box: Sequence[float] | None) -> tuple[Spe
 
 def _region(spec: Spec, box: Sequence[float] | None) -> tuple[Tensor, Tensor]:
     """Lowest and highest coordinates (3,) float64, tensor order, of the whole domain or of a box in world units."""
-    margin = 0.0 if spec.meta.get("grid") == "ends" else 0.5
+    margin = 0.0 if spec.grid == "ends" else 0.5
     low = torch.tensor([axis.start + (axis.first - margin) * axis.step for axis in spec.axes], dtype=torch.float64)
     high = torch.tensor([axis.start + (axis.stop - 1 + margin) * axis.step for axis in spec.axes], dtype=torch.float64)
     if box is None:

@@ -14,6 +14,14 @@ def psnr(mse: float, peak: float = 1.0) -> float:
     return min(100.0, 10 * math.log10(peak**2 / mse)) if mse > 0 else 100.0
 
 
+def peak_of(values) -> float:
+    """Return what a PSNR takes as full scale, in stored units, of a spec's map of values.
+
+    What swings about zero, as sound and signed distances do, has its greatest value; colours and occupancy have 1.
+    """
+    return values.scale if values.shift == 0 else 1.0
+
+
 def reaches(name: str, value: float, goal: float) -> bool:
     """Say whether a metric is at least as good as `goal`: for errors at most as large, for others at least."""
     return value <= goal if name in ("chamfer", "mse", "mae") or name.endswith("_error") else value >= goal

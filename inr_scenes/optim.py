@@ -55,7 +55,7 @@ class Optimizers:
                 group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=group["params"][0].device)
 
     def start(self) -> None:
-        """Make the parameters those that training goes on from: a run that had ended left the average in their place."""
+        """Make the parameters those that training goes on from: a run that ended left the average in their place."""
         if self.schedule_free:
             self.made[0].train()
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .errors import InrError, suggestion
-from .field import Recipe
+from .field import Recipe, configured
 from .generalizable import BoundField, Latents, SetModel
 from .latents import LatentBatch, LatentSet
 from .settings import to_dict
@@ -97,6 +97,6 @@ def build_prior(cls: type[Prior], latents: LatentSet, changes: dict[str, Any] | 
     """Construct a prior for a set of latents and give it their scale; `changes` override its Config's defaults."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        prior = cls(cls.Config(**(changes or {})), copy.deepcopy(latents.like), latents.classes)
+        prior = cls(configured(cls, changes), copy.deepcopy(latents.like), latents.classes)
     prior.learn_scale(latents.latents)
     return prior

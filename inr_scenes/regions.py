@@ -3,13 +3,12 @@
 import math
 import warnings
 
-import numpy as np
 import torch
 
 from .errors import InrError, suggestion
 from .field import Field
 from .signal import GridSignal
-from .spec import Axis, Box, Spec
+from .spec import Box, Spec
 
 SIDES = {                           # side → (axis in tensor order, +1 at its end or -1 at its start)
     "image": {"right": (1, 1), "left": (1, -1), "below": (0, 1), "above": (0, -1)},
@@ -87,9 +86,7 @@ def around_mesh(spec: Spec, side: str, bounds) -> tuple[Spec, Box]:
     """Return the spec grown on a side until it holds a mesh of these world bounds (2, 3), one voxel stays empty; and
     the box of the new voxels. Warns where the mesh reaches beyond the archive on other sides."""
     axis, direction = side_of(spec, side)
-    corners = torch.cartesian_prod(*torch.tensor(np.asarray(bounds), dtype=torch.float64).T)
-    reach = [(float(index.amin()), float(index.amax()))
-             for index in map(Axis.index, spec.axes, spec.to_coords(corners).unbind(-1))]
+    reach = spec.reach(bounds)
     (low, high), old = reach[axis], spec.axes[axis]
     count = math.ceil(high) + 2 - old.stop if direction > 0 else old.first - math.floor(low) + 1
     if count < 1:

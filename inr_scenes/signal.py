@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .device import wide
 from .errors import InrError
-from .metrics import psnr
+from .metrics import peak_of, psnr
 from .spec import Axis, Spec
 
 
@@ -99,7 +99,7 @@ class Signal:
     @property
     def peak(self) -> float:
         """The value a PSNR takes as full scale, in stored units."""
-        return 1.0
+        return peak_of(self.spec.values)
 
     @property
     def device(self) -> torch.device:

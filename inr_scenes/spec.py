@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .camera import Cameras
 from .device import wide
+from .errors import InrError
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 Box = tuple[tuple[int, int], ...]          # half-open index ranges, one per axis, counted from the original's sample 0
@@ -31,6 +32,8 @@ class Axis:
     @classmethod
     def regular(cls, count: int, grid: str = "centers", half: float = 1.0) -> "Axis":
         """Return the axis of `count` samples over [-half, half], at cell "centers" or including both "ends"."""
+        if grid not in ("centers", "ends"):
+            raise InrError(f"--grid {grid!r} is not known: centers or ends.")
         if grid == "ends":
             return cls(-half, 2 * half / max(count - 1, 1), count)
         step = 2 * half / count
@@ -44,6 +47,8 @@ class Axis:
     @property
     def original(self) -> int:
         """How many samples the axis had when it was made, before crops and extensions."""
+        if (self.start, self.step, self.count, self.first) == (-1.0, 2.0, 1, 0):
+            return 1                    # on both "ends": of two samples the first would look the same
         return round(-2 * self.start / self.step) + 1
 
     def at(self, index: Tensor) -> Tensor:
@@ -165,11 +170,24 @@ class Spec:
         """Return a copy with some fields changed."""
         return dataclasses.replace(self, **changes)
 
+    @property
+    def grid(self) -> str:
+        """Where the samples lie: at cell "centers", or on a grid that includes both "ends" of [-1, 1].
+
+        The axes say it, cropped or not; the meta of archives from before it was kept there may say otherwise.
+        """
+        return "ends" if self.axes and all(axis.start == -1.0 for axis in self.axes) else "centers"
+
     def regrid(self, grid: str) -> "Spec":
-        """Return the spec with every axis at cell "centers" or including both "ends" of [-1, 1]."""
-        half = [axis.step * axis.count / 2 if axis.count > 1 else 1.0 for axis in self.axes]
-        return self.replace(axes=tuple(Axis.regular(a.count, grid, 1.0 if grid == "ends" else h)
-                                       for a, h in zip(self.axes, half)))
+        """Return the spec with every axis at cell "centers" or including both "ends" of [-1, 1]; its meta says which.
+
+        On the grid that they have, the axes stay as they are; on another they are numbered anew, from 0.
+        """
+        if grid == self.grid:
+            return self.replace(meta={**self.meta, "grid": grid})
+        meta = {name: value for name, value in self.meta.items() if name != "whole"}
+        return self.replace(axes=tuple(Axis.regular(axis.count, grid) for axis in self.axes),
+                            meta={**meta, "grid": grid})
 
     def cropped(self, box: Box) -> "Spec":
         """Return the spec of the samples in `box`."""
@@ -201,6 +219,12 @@ class Spec:
         points = self.frame.to_unit(world) if self.frame else world.double()
         return points.flip(-1).float()
 
+    def reach(self, bounds) -> list[tuple[float, float]]:
+        """Return for each axis the least and the largest (fractional) index in a box of world bounds (2, 3)."""
+        corners = torch.cartesian_prod(*torch.tensor(bounds, dtype=torch.float64).T)
+        return [(float(index.amin()), float(index.amax()))
+                for index in map(Axis.index, self.axes, self.to_coords(corners).unbind(-1))]
+
     @property
     def whole(self) -> Box:
         """Where what these samples are part of begins and ends: the original, or what it was extended to."""
@@ -220,7 +244,7 @@ class Spec:
         if "whole" in self.meta and whole.shape == tuple(high - low for low, high in self.whole) \
                 and all(low <= axis.first and axis.stop <= high for (low, high), axis in zip(self.whole, self.axes)):
             return tuple(slice(axis.first - low, axis.stop - low) for (low, _), axis in zip(self.whole, self.axes))
-        grid = whole.regrid(self.meta.get("grid", "centers"))
+        grid = whole.regrid(self.grid)
         fits = all(math.isclose(mine.start, its.start) and math.isclose(mine.step, its.step)
                    and its.first <= mine.first and mine.stop <= its.stop for mine, its in zip(self.axes, grid.axes))
         return tuple(slice(mine.first - its.first, mine.stop - its.first)

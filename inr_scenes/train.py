@@ -15,7 +15,7 @@ from .batches import Drawer
 from .dataset import Subset
 from .device import PRECISIONS, precision_type, resolve_device, rounded_to
 from .errors import InrError, suggestion
-from .fit import Step, check_steps, parse_goal, resuming
+from .fit import Step, check_steps, ended, parse_goal, resuming
 from .generalizable import GeneralizableField
 from .guard import CHECK_EVERY, Diverged
 from .kernels.choice import choose
@@ -106,6 +106,8 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
     average = _Average(field, config.ema)
     parameters = [p for p in field.parameters() if p.requires_grad]
     goal = parse_goal(config.until)
+    if goal and not validation:
+        raise InrError(f"--until {config.until} is a quality on held-out signals: hold some out with --validation.")
     step, elapsed = 0, 0.0
     if resume:
         with resuming():
@@ -114,10 +116,16 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             optimizers.load_state_dict(resume["optimizers"])
         scaler.load_state_dict(resume["scaler"])
         step, elapsed = resume["step"], resume["seconds"]
+    if ended(config, step, elapsed):                        # as a finished run that is resumed: what it had made stays
+        optimizers.finish()
+        average.finish()
+        field.eval()
+        return
+    optimizers.start()
     next_look = max(2.0, elapsed * 1.2)
     with ThreadPoolExecutor(1) as ahead:                    # the next batch is read while this one is computed
         waiting = ahead.submit(draw, step)
-        while config.steps is None or step < config.steps:
+        while True:
             tick = time.perf_counter()
             parts = waiting.result()
             waiting = ahead.submit(draw, step + 1)
@@ -136,7 +144,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             settle(optimizers, parameters, scaler, config.clip)
             average.update(step)
             step += 1
-            last = step == config.steps
+            last = ended(config, step)
             if fabric:
                 loss = fabric.all_reduce(loss, reduce_op="mean")
             if (step % CHECK_EVERY == 0 or last) and not math.isfinite(loss.item()):
@@ -148,7 +156,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             elapsed += time.perf_counter() - tick
             # every process must stop at the same step: the first one's clock decides
             elapsed = fabric.broadcast(elapsed) if fabric and config.seconds is not None else elapsed
-            last = last or (config.seconds is not None and elapsed >= config.seconds)
+            last = ended(config, step, elapsed)
             report = Step(step, loss, lr, elapsed, _progress(config, step, elapsed))
             due = step % config.validate_every == 0 if config.validate_every else elapsed >= next_look
             if validation and (due or last) and rank == 0:
@@ -157,7 +165,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
                     field.eval()
                     report.metrics = validation.metrics(field)
                     field.train()
-            if goal and validation and _reached(goal, report.metrics, fabric):
+            if goal and _reached(goal, report.metrics, fabric):
                 last = True
             if not last:
                 report.averaged = lambda: _both(optimizers.averaged(), average.shown())

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .device import rows_at_once, wide
+from .errors import InrError
 from .generalizable import GeneralizableField, SupportViews
 from .metrics import psnr
 from .signal import Signal
@@ -20,6 +21,13 @@ class Validation:
 
     def __init__(self, signals: Sequence[Signal], views: int = 3, shown: int = 4):
         self.signals, self.views, self.shown = signals, views, shown
+        first = signals[0] if len(signals) else None
+        if first is not None and first.spec.cameras is not None and len(first.spec.cameras) < 2:
+            raise InrError(f"{first.name} has one view, but what is held out is encoded from some views and asked for "
+                           f"the others. Add views, or hold nothing out: --validation 0.")
+
+    def __len__(self) -> int:
+        return len(self.signals)
 
     def metrics(self, model: GeneralizableField) -> dict[str, float]:
         """Mean over the held-out signals of each one's PSNR; of light fields over the views not encoded."""
@@ -48,7 +56,7 @@ class Validation:
         seen, asked = self._parts(signal)
         guess, values = predict(model, seen, asked)
         error = wide(guess - values).square().mean().item() * signal.spec.values.scale**2
-        return psnr(error, signal.peak if signal.spec.kind != "audio" else signal.spec.values.scale)
+        return psnr(error, signal.peak)
 
     def _parts(self, signal) -> tuple[Signal, Signal]:
         """Return what is encoded and what is asked: the same grid, or spread views and the other views."""

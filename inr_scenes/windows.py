@@ -48,8 +48,8 @@ class Windows:
         ramp = tuple(max(1, round(n * overlap)) if n < axis.count else 1 for axis, n in zip(spec.axes, size))
         starts = []
         for axis, n in zip(spec.axes, size):
-            shared = round(n * overlap)
-            count = max(1, math.ceil((axis.count - shared) / max(1, n - shared)))
+            shared = min(round(n * overlap), n - 1)         # each window says something new, be it one sample wide
+            count = max(1, math.ceil((axis.count - shared) / (n - shared)))
             room = max(0, axis.count - n)
             starts.append([axis.first + round(i * room / max(1, count - 1)) for i in range(count)])
         first = tuple(axis.start + axis.first * axis.step for axis in like.axes)
@@ -123,8 +123,7 @@ def _inside(points: Tensor, corners: Tensor, size: Tensor) -> tuple[Tensor, Tens
 
 def window_spec(spec: Spec, size: Sequence[int]) -> Spec:
     """Return the spec of a part of a signal that stands for itself: its own coordinates, from -1 to 1."""
-    grid = spec.meta.get("grid", "centers")
-    return spec.replace(axes=tuple(Axis.regular(n, grid) for n in size))
+    return spec.replace(axes=tuple(Axis.regular(n, spec.grid) for n in size))
 
 
 class WindowedField(BoundField):
@@ -133,7 +132,6 @@ class WindowedField(BoundField):
     def __init__(self, model: type[GeneralizableField], windows: Windows, config, spec: Spec):
         super().__init__(model, config, spec, (len(windows),))
         self.windows = windows
-        self._held = torch.zeros(0, dtype=torch.long)       # the windows, in order, that the context is of
 
     def facts(self) -> dict[str, Any]:
         """Return what an archive's header says besides config and spec."""
@@ -142,6 +140,8 @@ class WindowedField(BoundField):
     def forward(self, coords: Tensor) -> Tensor:
         """Map coords (..., in) to values (..., out)."""
         flat = coords.reshape(-1, coords.shape[-1])
+        if not len(flat):
+            return coords.new_zeros(*coords.shape[:-1], self.spec.out_features)
         point, window, local, weight = self.windows.covering(self.spec, flat)
         values = flat.new_zeros(len(flat), self.spec.out_features)
         if len(point):
@@ -166,13 +166,14 @@ class WindowedField(BoundField):
     def _contexts(self, found: Tensor) -> tuple[Latents, Tensor]:
         """Return the decoder's context of some windows at least, and where in it those called `found` are."""
         if torch.is_grad_enabled():
-            self._context = None
+            self._kept.clear()
             return self._prepared(found), torch.arange(len(found), device=found.device)
-        state = self.state()
-        if self._context is None or self._context[0] != state or not torch.isin(found, self._held).all():
-            self._held = torch.arange(len(self.windows), device=found.device) if len(self.windows) <= HELD else found
-            self._context = (state, self._prepared(self._held))
-        return self._context[1], torch.searchsorted(self._held, found)
+        state, precision = self.state()
+        kept = self._kept.get(precision)
+        if kept is None or kept[0] != state or not torch.isin(found, kept[2]).all():
+            held = torch.arange(len(self.windows), device=found.device) if len(self.windows) <= HELD else found
+            self._kept[precision] = kept = (state, self._prepared(held), held)      # held: the windows, in order
+        return kept[1], torch.searchsorted(kept[2], found)
 
     def _prepared(self, windows: Tensor) -> Latents:
         context = self.decoder.prepare({name: value[windows] for name, value in self.latents.items()})
@@ -197,6 +198,8 @@ class WindowedField(BoundField):
             kept = [i for i, corner in enumerate(self.windows.corners)
                     if all(low < axis.stop and low + n > axis.first
                            for low, n, axis in zip(corner, self.windows.size, spec.axes))]
+            if not kept:
+                raise InrError("Nothing is kept of that box: the windows that said something about it were cut away.")
         windows = dataclasses.replace(self.windows, corners=tuple(self.windows.corners[i] for i in kept))
         return bind(self.model, windows, self.config, spec, self.decoder,
                     {name: value[kept] for name, value in self.latents.items()})

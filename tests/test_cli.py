@@ -8,6 +8,7 @@ import sys
 import time
 import tomllib
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import torch
 from PIL import Image
 
 from inr_scenes.archive import header
+from inr_scenes.signals.shape import ShapeSignal
+from inr_scenes.signals.voxels import write_grid
 
 SMALL = ("--hidden-features", "24", "--hidden-layers", "1")
 
@@ -168,6 +171,52 @@ def test_config_repeats_a_run(inr, photo):
     assert all(torch.equal(a[k], b[k]) for k in a)
     status, out, _ = inr("fit", "--config", "a/config.toml", "-o", "c", "--steps", "7", "--json")
     assert one_object(out)["steps"] == 7
+
+
+@pytest.mark.parametrize("words", [("fit", "siren", "grid.npy", "--preset", "published"),
+                                   ("fit", "siren", "grid.npz"),
+                                   ("solve", "poisson", "siren", "photo.png", "--preset", "published"),
+                                   ("solve", "superres", "siren", "photo.png", "--grid", "ends")], ids=" ".join)
+def test_a_resumed_run_s_samples_are_where_they_were(inr, photo, words):
+    voxels = np.zeros((6, 8, 10), bool)
+    voxels[2:4, 2:6, 3:8] = True
+    np.save("grid.npy", voxels)
+    spec = ShapeSignal.from_array(voxels).regrid("ends").spec
+    write_grid(Path("grid.npz"), voxels.astype(np.uint8), spec)
+    status, _, err = inr(*words, "-o", "run", "--steps", "1", "--batch", "64", *SMALL)
+    assert status == 0, err
+    begun = header("run")["spec"]
+    assert begun["meta"]["grid"] == ("centers" if "poisson" in words else "ends")
+    assert words[2] != "grid.npz" or begun == spec.to_json()
+    status, _, err = inr(words[0], "--resume", "-o", "run", "--steps", "2")
+    assert status == 0 and header("run")["spec"] == begun, err
+
+
+def test_two_pictures_are_read_alike_before_they_are_composed(inr, photo):
+    Image.open(photo).resize((30, 50)).convert("L").save("other.png")
+    words = ("solve", "poisson", "siren", photo, "--other", "other.png", "--steps", "1", *SMALL)
+    status, _, err = inr(*words, "-o", "run", "--size", "12", "18", "--mode", "rgb")
+    assert status == 0, err
+    status, _, err = inr(*words, "-o", "other", "--mode", "rgb")
+    assert status == 1 and "they must agree" in err
+
+
+def test_a_switch_that_is_turned_off_goes_before_the_fit_s(inr, tmp_path):
+    soundfile = pytest.importorskip("soundfile")
+    soundfile.write("a.wav", np.sin(np.arange(800)[:, None] / [9, 7]) / 2, 8000)
+    assert inr("fit", "siren", "a.wav", "-o", "run", "--mono", "--steps", "1", *SMALL)[0] == 0
+    assert inr("eval", "run", "a.wav")[0] == 0
+    status, _, err = inr("eval", "run", "a.wav", "--no-mono")
+    assert status == 1 and "of 2 channels" in err
+
+
+def test_a_home_folder_that_the_shell_left_alone(inr, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    inr("fit", "siren", photo, "-o", "run", "--steps", "1", *SMALL)
+    out = one_object(inr("export", "run", "~/out.png", "--json")[1])
+    assert out["output"] == str(tmp_path / "home" / "out.png") and out["bytes"] == os.path.getsize(out["output"])
+    import inr_scenes
+    assert inr_scenes.export(inr_scenes.open("run"), "~/again.png").is_file()
 
 
 def test_published_preset(inr, photo):

@@ -72,9 +72,10 @@ def test_the_kit_notices_what_is_wrong():
             super().__init__(config, spec)
             self.scale = float(self.output.weight.sum())
 
-    for cls in (Mixing, Random, Reader):
+    for cls, error, message in ((Mixing, AssertionError, "a point alone"), (Random, AssertionError, "must not matter"),
+                                (Reader, RuntimeError, "meta tensors")):
         cls.kinds = frozenset({"image"})
-        with pytest.raises((AssertionError, RuntimeError)):
+        with pytest.raises(error, match=message):
             check_field(cls, {**SMALL})
 
 

@@ -1,3 +1,4 @@
+import copy
 import importlib
 import math
 from dataclasses import replace
@@ -184,6 +185,26 @@ def test_resume_equals_uninterrupted(signal, changes, tmp_path):
         pass
     for p, q in zip(whole.parameters(), field.parameters()):
         assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("end", [{"steps": 30}, {"steps": None, "seconds": 0.1}])
+@pytest.mark.parametrize("optimizer", ["adam", "schedule-free"])
+def test_resuming_a_finished_fit_changes_nothing(signal, optimizer, end):
+    config, field, again = FitConfig(batch=100, optimizer=optimizer, **end), new(signal), new(signal, seed=9)
+    *_, last = steps(field, signal, config)
+    assert not list(steps(again, signal, config, resume=copy.deepcopy(last.state()))) and not again.training
+    assert all(torch.equal(p, q) for p, q in zip(field.parameters(), again.parameters()))
+
+
+def test_a_schedule_free_fit_is_left_at_its_average_where_it_is_told_to_end_earlier(signal):
+    config, field = FitConfig(steps=30, batch=100, optimizer="schedule-free"), new(signal)
+    for step in steps(field, signal, config):
+        if step.step == 20:
+            with step.averaged():
+                average = [p.detach().clone() for p in field.parameters()]
+            break
+    list(steps(field, signal, replace(config, steps=10), resume=copy.deepcopy(step.state())))
+    assert all(torch.equal(p, q) for p, q in zip(field.parameters(), average))
 
 
 def test_a_schedule_free_fit_that_ended_can_go_on(signal):

@@ -3,12 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
-import trimesh
 
 from inr_scenes import geometry, surface
 from inr_scenes.camera import Cameras, look_at
 from inr_scenes.errors import InrError
 from inr_scenes.spec import Axis, Frame, Spec
+
+trimesh = pytest.importorskip("trimesh")
 
 
 def ball(radius=1.0, at=(0.0, 0.0, 0.0), detail=3):

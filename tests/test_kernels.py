@@ -185,6 +185,20 @@ def test_kernels_build_for_a_gpu(half, layers):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("width, rows, warps", [(64, 64, 4), (128, 128, 8), (256, 128, 8)])
+def test_kernels_build_as_they_are_launched(width, rows, warps):
+    sizes = {"IN": 2, "WIDTH": width, "CHUNK": 64, "OUT": 16, "ROWS": rows, "SINE": True, "PRECISION": "ieee"}
+    launch = {"num_warps": warps, "num_stages": 1}
+    check_builds("inr_scenes.kernels.mlp_triton", "forward", "*fp32 *fp32 *fp32 *fp16 *fp16 *fp32 *fp32 *i16 i32 i32 "
+                 "i32", {**sizes, "KEEP": True}, **launch)
+    check_builds("inr_scenes.kernels.mlp_triton", "backward", "*fp32 *fp32 *fp16 *fp16 *fp32 *fp32 *i16 *fp16 *fp32 "
+                 "*fp32 i32 i32 i32", {**sizes, "INPUT": False}, **launch)
+    check_builds("inr_scenes.kernels.sines_triton", "products", "*fp16 *i16 *fp32 i32 i32 i64 i64",
+                 {"OUT_WIDTH": width, "IN_WIDTH": width, "OUT_TILE": width, "IN_TILE": 64, "ROWS": 64, "SINE": True,
+                  "PRECISION": "ieee"}, num_warps=8 if width > 64 else 4, num_stages=2)
+
+
+@pytest.mark.slow
 def test_relu_and_float32_kernels_build_for_a_gpu():
     for sine, kind, precision in ((False, "fp16", "ieee"), (True, "fp32", "tf32x3")):
         sizes = {"IN": 3, "WIDTH": 64, "CHUNK": 64, "OUT": 16, "ROWS": 64, "SINE": sine, "PRECISION": precision}

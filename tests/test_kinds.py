@@ -3,11 +3,12 @@
 import json
 import shutil
 
-import av
 import numpy as np
 import pytest
-import soundfile
 from PIL import Image
+
+av = pytest.importorskip("av")
+soundfile = pytest.importorskip("soundfile")
 
 SMALL = ("--steps", "3", "--hidden-features", "16", "--hidden-layers", "1", "--json")
 WANTED = {

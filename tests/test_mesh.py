@@ -5,7 +5,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-import trimesh
 from torch import nn
 
 from inr_scenes import geometry
@@ -18,6 +17,8 @@ from inr_scenes.signals.shape import ShapeSignal
 from inr_scenes.siren import Siren
 from inr_scenes.spec import Axis, Frame, Spec, ValueMap
 from inr_scenes.testing import small_signal
+
+trimesh = pytest.importorskip("trimesh")
 
 module = sys.modules["inr_scenes.mesh"]        # the package's attribute of this name is the function
 

@@ -76,6 +76,25 @@ def test_what_is_no_set_of_latents_is_refused(encoded, signals, small, tmp_path)
         open_latents(place, model=model)
 
 
+def test_latents_of_other_token_counts_are_refused(encoded, tmp_path):
+    place, model = encoded
+    few = archive.open(place / "red_1.safetensors", model=model).crop(keep=[0, 3])
+    archive.save(few, place / "red_few.safetensors", share=8)
+    with pytest.raises(InrError, match=r"red_few\.safetensors has another model, size, windows or tokens than"):
+        open_latents(place, model=model)
+
+
+def test_a_prior_of_any_width_is_told_the_noise_level(encoded):
+    place, model = encoded
+    latents = open_latents(place, model=model)
+    for width in (32, 33):
+        *_, last = train_steps(build_prior(PRIORS["latent-diffusion"], latents, {**TINY, "width": width}), latents,
+                               dataclasses.replace(QUICK, steps=2), drawer=LatentDrawer)
+        assert last.loss.isfinite()
+    with pytest.raises(InrError, match="no option 'widht'. Did you mean width"):
+        build_prior(PRIORS["latent-diffusion"], latents, {"widht": 3})
+
+
 def test_training_takes_noise_off_and_samples_follow_their_class(encoded):
     place, model = encoded
     latents = open_latents(place, model=model)

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import trimesh
 from PIL import Image
 
 from inr_scenes import geometry
@@ -32,6 +31,8 @@ from inr_scenes.problems.superres import SuperResolution
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.signals.shape import ShapeSignal
 from inr_scenes.siren import Siren
+
+trimesh = pytest.importorskip("trimesh")
 
 
 def scene(height: int = 48, width: int = 48, channels: int = 3) -> ImageSignal:
@@ -77,6 +78,16 @@ def test_superresolution_samples_lie_within_their_pixel_on_any_grid():
         torch.testing.assert_close(coords[0], expected)
         stored = problem.spec.values.to_stored(values)[0]
         torch.testing.assert_close(stored, problem.truth.array()[3:6, 6:9].mean((0, 1)))
+
+
+def test_superresolution_keeps_the_grid_of_the_picture():
+    picture = ImageSignal.from_array(scene(15, 22).array().numpy(), grid="ends")
+    for pixels in ("area", "point"):
+        problem = SuperResolution.wrap(picture, factor=3, pixels=pixels)
+        moved = SuperResolution.wrap(scene(15, 22), factor=3, pixels=pixels).regrid("ends")
+        index = torch.arange(len(problem))
+        assert problem.spec.axes == moved.spec.axes
+        assert torch.equal(problem.coords(index), moved.coords(index))
 
 
 def test_point_superresolution_fits_the_small_image_at_its_own_pixels():
@@ -268,6 +279,8 @@ def test_two_images_are_composed_in_the_gradient_domain(tmp_path):
     torch.testing.assert_close(problem.truth.array(), (first.array() + second.array()) / 2, atol=3e-3, rtol=0)
     result = fit(siren(problem), problem, steps=200, lr=3e-3, batch=0)
     assert result.metrics["psnr"] > 26
+    ends = Poisson.wrap(ImageSignal.from_array(first.array().numpy(), grid="ends"), other=str(tmp_path / "second.png"))
+    assert ends.truth.spec.axes == ends.spec.axes
     mixed = Poisson.wrap(first, other=str(tmp_path / "second.png"), mix="strongest")
     assert mixed.truth is None
     lengths = [Poisson.wrap(s).values.norm(dim=-1).norm(dim=-1) * Poisson.wrap(s).size for s in (first, second)]
@@ -495,6 +508,7 @@ def test_files_that_hold_something_else_are_refused(tmp_path, sphere):
     (tmp_path / "words.xyz").write_text("these are words")
     np.save(tmp_path / "nan.npy", np.full((4, 5), np.nan))
     np.save(tmp_path / "cube.npy", np.zeros((2, 3, 4, 5)))
+    np.save(tmp_path / "pairs.npy", np.full((3, 4, 2), np.inf))
     np.savetxt(tmp_path / "bare.xyz", sphere.vertices)
     np.savetxt(tmp_path / "zero.xyz", np.concatenate([sphere.vertices, 0 * sphere.vertices], 1))
     opaque = tmp_path / "opaque.png"
@@ -502,6 +516,7 @@ def test_files_that_hold_something_else_are_refused(tmp_path, sphere):
     for name, file, message in (
             ("ct", "words.npy", "not a .npy array"), ("ct", "nan.npy", "not numbers"), ("ct", "cube.npy", "sinogram"),
             ("poisson", "words.npy", "not a .npy array"), ("poisson", "nan.npy", "does not hold a gradient"),
+            ("poisson", "cube.npy", "does not hold a gradient"), ("poisson", "pairs.npy", "not numbers"),
             ("sdf", "words.xyz", "not a text file of points"), ("sdf", "bare.xyz", "without normals"),
             ("sdf", "zero.xyz", "normals are zero"), ("inpaint", "opaque.png", "--mask"),
             ("superres", "missing.png", "does not exist")):

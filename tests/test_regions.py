@@ -7,9 +7,7 @@ import warnings
 
 import numpy as np
 import pytest
-import soundfile
 import torch
-import trimesh
 from PIL import Image
 
 import inr_scenes
@@ -18,6 +16,9 @@ from inr_scenes.errors import InrError
 from inr_scenes.regions import around_mesh, grown, side_of
 from inr_scenes.spec import Frame
 from inr_scenes.testing import small_signal
+
+trimesh = pytest.importorskip("trimesh")
+soundfile = pytest.importorskip("soundfile")
 
 pytest.importorskip("inr_local_global")
 LOCAL = ("--partitions", "3", "4", "--local-features", "8", "--global-features", "12", "--hidden-layers", "1")
@@ -86,6 +87,26 @@ def test_a_crop_of_an_extension_is_measured_against_the_whole(inr, photo, begun,
     of_whole, of_part = (result(inr("eval", "crop.safetensors", file, "--json"))["metrics"]["psnr"]
                          for file in ("photo.png", "part.png"))
     assert of_whole == pytest.approx(of_part, abs=1e-6)
+
+
+def test_a_crop_of_a_published_fit_is_measured_by_any_file_of_the_whole(inr, photo):
+    result(inr("fit", "lg-siren", "photo.png", "-o", "run", "--preset", "published", "--steps", "2", *LOCAL, "--json"))
+    result(inr("crop", "run", "crop.safetensors", "--box", "10", "20", "30", "40", "--json"))
+    Image.fromarray(photo).save("copy.png")                     # of another name: nothing is known of its grid
+    of_copy, of_original = (result(inr("eval", "crop.safetensors", file, "--json"))["metrics"]["psnr"]
+                            for file in ("copy.png", "photo.png"))
+    assert of_copy == of_original
+
+
+def test_parts_are_written_to_a_home_folder_that_the_shell_left_alone(inr, photo, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    result(inr("fit", "lg-siren", "left.png", "-o", "run", "--steps", "2", *LOCAL, "--json"))
+    facts = [result(inr(*words, "--json")) for words in (
+        ("crop", "run", "~/a.safetensors", "--box", "0", "0", "30", "10"),
+        ("crop", "run", "~/b.safetensors", "--box", "0", "10", "30", "20"),
+        ("merge", "~/a.safetensors", "~/b.safetensors", "~/c.safetensors"),
+        ("extend", "~/c.safetensors", "right.png", "~/d.safetensors", "--steps", "2", "--contains", "new"))]
+    assert [fact["output"] for fact in facts] == [str(tmp_path / "home" / f"{name}.safetensors") for name in "abcd"]
 
 
 def test_a_crop_is_measured_against_the_whole_and_keeps_its_precision(inr, photo):

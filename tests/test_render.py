@@ -1,6 +1,5 @@
 import math
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,8 @@ from inr_scenes.signals.lightfield import LightFieldSignal
 from inr_scenes.siren import Siren
 from inr_scenes.spec import Axis, Frame, Spec, ValueMap
 from inr_scenes.testing import small_signal
+
+av = pytest.importorskip("av")
 
 
 class Ball(Field):

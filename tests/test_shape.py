@@ -1,23 +1,26 @@
 import json
 import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
-import trimesh
 from torch import nn
 
 from inr_scenes import geometry
 from inr_scenes.errors import InrError
+from inr_scenes.evaluate import evaluate
 from inr_scenes.export import export, export_facts
 from inr_scenes.exporters.shape import EXPORTERS
 from inr_scenes.field import Field, build, sides
 from inr_scenes.fit import FitConfig, fit
-from inr_scenes.signals import shape
+from inr_scenes.signals import shape, voxels
 from inr_scenes.signals.shape import ShapeSignal
 from inr_scenes.siren import Siren
 from inr_scenes.spec import Frame
 from inr_scenes.testing import check_exporter, check_signal, small_signal
+
+trimesh = pytest.importorskip("trimesh")
 
 PLACE = (1000.0, -50.0, 7.0)
 
@@ -150,6 +153,20 @@ def test_another_grid_moves_no_voxel_in_the_world(make):
     coords = signal.coords(torch.arange(len(signal)))
     assert coords.amin(0).tolist() == [-1, -1, -1] and coords.amax(0).tolist() == [1, 1, 1]
     assert torch.allclose(signal.spec.to_world(coords), before, atol=1e-4)
+
+
+@pytest.mark.parametrize("file, options", [("ball.ply", {"resolution": 24}), ("grid.npy", {}), ("grid.npz", {})])
+def test_both_ends_are_the_same_shape_asked_for_at_once_or_later(tmp_path, file, options):
+    ball_mesh(2).export(tmp_path / "ball.ply")
+    np.save(tmp_path / "grid.npy", bumpy())
+    voxels.write_grid(tmp_path / "grid.npz", bumpy().astype(np.uint8), ShapeSignal.from_array(bumpy()).spec)
+    plain = ShapeSignal.load(tmp_path / file, **options)
+    ends = ShapeSignal.load(tmp_path / file, grid="ends", **options)
+    index = torch.arange(len(plain))
+    assert torch.equal(ends.data, plain.data)
+    assert torch.allclose(ends.spec.to_world(ends.coords(index)), plain.spec.to_world(plain.coords(index)), atol=1e-4)
+    moved = ends.spec
+    assert plain.regrid("ends").spec == ends.regrid("ends").spec == moved
 
 
 # --- grids
@@ -286,6 +303,20 @@ def test_pictures_show_truth_and_reconstruction():
             assert np.abs(truth - guess).mean() < 0.01 and (truth < 0.9).mean() > 0.2
     empty = signal.pictures(Ball(signal.spec, radius=-1.0))
     assert all((guess == 1).all() for _, guess in empty)
+
+
+def test_a_crop_is_not_compared_with_the_whole_mesh(tmp_path):
+    ball_mesh().export(tmp_path / "ball.ply")
+    whole = ShapeSignal.load(tmp_path / "ball.ply", resolution=32)
+    for high, compared in ((18, False), (32, True)):        # half of the ball, or all of it and less around it
+        like = whole.spec.cropped(((0, 32), (0, high), (1, 32)))
+        part = ShapeSignal.load(tmp_path / "ball.ply", like=like)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            metrics = evaluate(Ball(like), part, mesh_resolution=24)
+        assert ("chamfer" in metrics) == compared == (not any("reaches beyond" in str(w.message) for w in told))
+        for truth, guess in part.pictures(Ball(like)):
+            assert np.abs(truth - guess).mean() < 0.02
 
 
 # --- files

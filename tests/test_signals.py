@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import soundfile
 import tifffile
 import torch
 from PIL import Image
@@ -19,11 +18,15 @@ import inr_scenes as inr
 from inr_scenes.errors import InrError
 from inr_scenes.field import build, decode_all, decode_bands
 from inr_scenes.media import write_audio, write_image, write_video
+from inr_scenes.regions import grown
 from inr_scenes.signals.audio import AudioSignal
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.signals.video import VideoSignal
 from inr_scenes.siren import Siren
+from inr_scenes.spec import Axis, Spec
 from inr_scenes.testing import check_signal, small_signal
+
+soundfile = pytest.importorskip("soundfile")
 
 image_module = sys.modules[ImageSignal.__module__]
 
@@ -194,6 +197,24 @@ def test_grids(picture):
     assert torch.equal(centers.sample(all_of_it)[0], centers.spec.coords(all_of_it))
 
 
+def test_another_grid_is_told_by_the_meta_and_leads_back():
+    spec = Spec("image", (Axis.regular(6), Axis.regular(1)), 2, 3, meta={"bits": 8, "grid": "centers"})
+    ends = spec.regrid("ends")
+    assert ends.meta["grid"] == ends.grid == "ends" and ends.axes == (Axis.regular(6, "ends"), Axis.regular(1, "ends"))
+    assert [axis.original for axis in ends.axes] == [6, 1] and ends.regrid("centers") == spec
+    moved = ends.cropped(((2, 5), (0, 1))).regrid("centers")
+    assert moved.axes == (Axis.regular(3), Axis.regular(1))
+
+
+@pytest.mark.parametrize("meta", [{}, {"grid": "centers"}], ids=["new", "archives from before the meta was kept"])
+def test_a_crop_of_a_picture_on_both_ends_is_found_in_its_file(picture, meta):
+    fresh = ImageSignal.from_array(picture)
+    ends = ImageSignal.from_array(picture).regrid("ends").spec
+    crop = ends.replace(meta={**ends.meta, **meta}).cropped(((3, 20), (5, 17)))
+    assert crop.part_of(fresh.spec) == crop.part_of(ends) == (slice(3, 20), slice(5, 17))
+    assert torch.equal(fresh.beside(crop, "photo.png").array(), fresh.array()[3:20, 5:17])
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE", "ULAW"])
 def test_wav_of_every_sample_format(tmp_path, subtype):
     t = np.arange(4000) / 8000
@@ -228,6 +249,38 @@ def test_video_round_trip(samples, tmp_path):
     write_video(tmp_path / "a.mp4", iter(frames), 12)
     again = VideoSignal.load(tmp_path / "a.mp4")
     assert ((again.array() - signal.array()) ** 2).mean() < 1e-3
+
+
+@pytest.mark.parametrize("side, box, columns", [("right", (10, 50), slice(10, 50)), ("left", (-30, 10), slice(10, 50))])
+def test_a_crop_of_an_extended_video_is_found_in_a_file_of_the_whole(samples, tmp_path, side, box, columns):
+    whole = VideoSignal.load(samples / "video" / "moving.mp4", frames=4)
+    begun = whole.spec.replace(axes=(*whole.spec.axes[:2], Axis.regular(56)))
+    like = grown(begun, side, 40)[0].cropped(((1, 3), (4, 60), box))
+    part = VideoSignal.load(samples / "video" / "moving.mp4", frames=4, like=like)
+    assert torch.equal(part.array(), whole.array()[1:3, 4:60, columns])
+    write_video(tmp_path / "part.mp4", iter((part.array().numpy() * 255).round().astype(np.uint8)), 12)
+    alone = VideoSignal.load(tmp_path / "part.mp4", like=like)
+    assert torch.equal(alone.array(), VideoSignal.load(tmp_path / "part.mp4").array())
+
+
+def test_a_frame_keeps_its_number_at_any_size(samples, tmp_path):
+    spec = VideoSignal.load(samples / "video" / "moving.mp4", frames=10).spec.cropped(((4, 10), (8, 24), (0, 16)))
+    field = inr.field("siren", spec, hidden_features=16, hidden_layers=1, first_omega_0=60.0, seed=0)
+    pictures = [np.asarray(Image.open(inr.export(field, tmp_path / f"{i}.png", frame=5, **options)))
+                for i, options in enumerate(({}, {"size": (16, 16)}, {"scale": 1.0}))]
+    larger = np.asarray(Image.open(inr.export(field, tmp_path / "larger.png", frame=5, scale=2.0)), float)
+    assert np.array_equal(pictures[0], pictures[1])
+    assert np.abs(larger.reshape(16, 2, 16, 2, 3).mean((1, 3)) - pictures[0]).mean() < 3
+    with pytest.raises(InrError, match="frames 4 to 9"):
+        inr.export(field, tmp_path / "none.png", frame=2, scale=2.0)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".gif"])
+def test_a_film_of_one_channel_is_grey(tmp_path, suffix):
+    frames = np.random.default_rng(0).integers(0, 255, (3, 16, 24, 1), dtype=np.uint8)
+    assert write_video(tmp_path / f"a{suffix}", iter(frames), 25) == 3
+    again = VideoSignal.load(tmp_path / f"a{suffix}").array()
+    assert again.shape == (3, 16, 24, 3) and (again - torch.from_numpy(frames) / 255).abs().mean() < 0.05
 
 
 def test_odd_sized_video(tmp_path):

@@ -1,7 +1,9 @@
 """Training on many signals: sets, exact resume, average, processes, the command line, encoded archives."""
 
+import copy
 import dataclasses
 import json
+import math
 import warnings
 
 import numpy as np
@@ -13,10 +15,14 @@ from inr_scenes import archive
 from inr_scenes.augment import Parts
 from inr_scenes.batches import Drawer
 from inr_scenes.dataset import open_set
-from inr_scenes.errors import InrError
+from inr_scenes.errors import InrError, SetAside
+from inr_scenes.export import export
+from inr_scenes.field import build
 from inr_scenes.generalizable import BoundField, build_model, concentration, pack, token_maps, unpack
 from inr_scenes.guard import Diverged
 from inr_scenes.plugins import host
+from inr_scenes.signals.shape import ShapeSignal
+from inr_scenes.siren import Siren
 from inr_scenes.train import TrainConfig, check, train_steps
 from inr_scenes.validation import Validation, predict
 
@@ -185,6 +191,17 @@ def test_resuming_gives_the_same_weights(signals):
         assert torch.equal(value, second.state_dict()[name]), name
 
 
+@pytest.mark.parametrize("changes", [{"ema": 0.9}, {"ema": 0.0, "optimizer": "schedule-free"},
+                                     {"ema": 0.5, "optimizer": "schedule-free", "steps": None, "seconds": 0.1}])
+def test_resuming_a_finished_training_changes_nothing(signals, changes):
+    config = dataclasses.replace(QUICK, **changes)
+    field, again = lainr(signals), lainr(signals, seed=5)
+    *_, last = train_steps(field, signals.split(2)[0], config)
+    state = copy.deepcopy(last.state())
+    assert not list(train_steps(again, signals.split(2)[0], config, resume=state)) and not again.training
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in field.state_dict().items())
+
+
 @pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_a_training_that_diverges_keeps_the_last_good_weights(signals, ema, monkeypatch):
     training, _ = signals.split(2)
@@ -211,6 +228,47 @@ def _saved(state):
     torch.save(state, buffer)
     buffer.seek(0)
     return buffer
+
+
+@pytest.mark.parametrize("held_out", [None, 0])
+def test_a_quality_on_no_held_out_signals_is_refused_at_the_start(signals, held_out):
+    validation = None if held_out is None else Validation(signals.part([]))
+    with pytest.raises(InrError, match="--until psnr=1 .*--validation"):
+        next(train_steps(lainr(signals), signals.split(2)[0], dataclasses.replace(QUICK, until="psnr=1"),
+                         validation=validation))
+    from inr_scenes.latents import LatentValidation
+    assert not LatentValidation(signals.part([]))
+
+
+def test_a_small_share_of_the_points_is_one_at_least(signals):
+    for points, count in ((0.0004, 1), (0.5, 128), (0, 256), (3, 3)):
+        batch, = Drawer(signals.split(2)[0], TrainConfig(batch=2, points=points), torch.device("cpu"))(0)
+        assert batch.values.shape == (2, count, 3)
+
+
+def test_distances_are_measured_with_their_greatest_as_full_scale(tmp_path):
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 8)] * 3, indexing="ij"), -1)
+    (tmp_path / "shapes").mkdir()
+    for i in range(2):
+        np.savez(tmp_path / "shapes" / f"{i}.npz", np.float32(40 * (np.linalg.norm(grid, axis=-1) - 0.5 - 0.2 * i)))
+    found = open_set(tmp_path / "shapes", kind="shape", options={"quantity": "sdf"}, cache=tmp_path / "cache")
+    changes = {name: value for name, value in SMALL.items() if name != "patch"}
+    model = build_model(MODELS["lainr"], found.spec, {**changes, "patch": 4}).eval()
+    guess, truth = predict(model, found[0], found[0])
+    expected = -10 * math.log10(float((guess - truth).square().mean()))         # in the network's range: that over 1
+    assert Validation(found.part([0])).metrics(model)["psnr"] == pytest.approx(expected, abs=1e-3)
+
+
+def test_distances_and_occupancy_make_no_set(tmp_path):
+    trimesh = pytest.importorskip("trimesh")
+    (tmp_path / "shapes").mkdir()
+    trimesh.creation.icosphere(2).export(tmp_path / "shapes" / "b.ply")
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 8)] * 3, indexing="ij"), -1)
+    field = build(Siren, ShapeSignal.from_array(np.linalg.norm(grid, axis=-1) - 0.5, quantity="sdf").spec, seed=0)
+    export(field, tmp_path / "shapes" / "a.npz")
+    with pytest.warns(UserWarning, match=r"b\.ply holds occupancy, a sdf; .*--quantity"):
+        found = open_set(tmp_path / "shapes", kind="shape", options={"resolution": 8}, cache=tmp_path / "cache")
+    assert found.names == ("a",)
 
 
 def test_accumulated_parts_equal_one_batch(signals):
@@ -294,6 +352,32 @@ def test_a_compiled_training_is_the_plain_one(signals, monkeypatch):
         assert len(calls) == {"torch": 0, "compile": 3 * (1 + 6)}[kernel]        # two blocks and a decoder, proved once
     assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
     assert not any("forward" in vars(part) for part in field.blocks())
+
+
+@pytest.mark.parametrize("name, calls", [("siren-hyper", 7), ("lfn", 7), ("learned-init", 0)])
+def test_decoders_that_are_handed_their_weights_are_compiled_too(signals, monkeypatch, name, calls):
+    if name not in MODELS:
+        pytest.skip("no such model")
+    made, ends = [], []
+    monkeypatch.setattr(torch, "compile", lambda function: lambda *given: made.append(1) or function(*given))
+    for kernel in ("torch", "compile"):
+        field = build_model(MODELS[name], signals.spec, {"hidden_features": 16, "layers": 3}, seed=0)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", SetAside)
+            list(train_steps(field, signals.split(2)[0], dataclasses.replace(QUICK, kernel=kernel)))
+        ends.append(field.state_dict())
+    assert len(made) == calls               # six steps and the proof; MAML's second derivatives are plain torch's
+    assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items())
+
+
+def test_compiled_code_with_wrong_gradients_by_the_weights_it_is_handed_is_set_aside(signals, monkeypatch):
+    def wrong(function):
+        return lambda x, context: function(x, {key: 2 * value - value.detach() for key, value in context.items()})
+
+    monkeypatch.setattr(torch, "compile", wrong)
+    field = build_model(MODELS["siren-hyper"], signals.spec, {"hidden_features": 16, "layers": 3}, seed=0)
+    with pytest.warns(SetAside, match="differ from plain torch's"):
+        list(train_steps(field, signals.split(2)[0], dataclasses.replace(QUICK, kernel="compile")))
 
 
 def test_an_overflow_in_half_precision_skips_the_step_without_clipping_too(signals, monkeypatch):
@@ -476,6 +560,38 @@ def run(folder, tmp_path, inr):
     return "run"
 
 
+def test_a_finished_run_that_is_resumed_is_written_byte_for_byte_again(inr, folder, tmp_path):
+    written = []
+    for flags in (("lainr", folder, *FLAGS, "--steps", 3, "--batch", 4, "--device", "cpu", "--cache", "cache"),
+                  ("--resume",)):
+        status, _, err = inr("train", "-o", "run", *flags)
+        assert status == 0, err
+        written.append((tmp_path / "run" / "field.safetensors").read_bytes())
+    assert written[0] == written[1]
+
+
+def test_a_training_on_parts_repeats_by_its_config_and_goes_on_from_its_state(picture, inr, tmp_path):
+    (tmp_path / "large").mkdir()
+    for i in range(6):
+        Image.fromarray(picture(i, 130 + i)).save(tmp_path / "large" / f"{i}.png")
+    small = {name: value for name, value in SMALL.items() if name not in ("patch", "bandwidths", "query_bandwidth")}
+    flags = [word for name, value in small.items() for word in (f"--{name.replace('_', '-')}", value)]
+    first = ("lainr", "large", *flags, "--crop", 16, 16, "--steps", 2, "--batch", 4, "--validation", 1,
+             "--device", "cpu", "--cache", "cache")
+    heads = []
+    for given in (("-o", "run", *first), ("-o", "again", "--config", "run/config.toml"),
+                  ("-o", "run", "--resume", "--steps", 3)):
+        status, _, err = inr("train", *given)
+        assert status == 0 and "left out" not in err, err
+        heads.append(archive.header(given[1]))
+    assert [head["fit"]["signals"] for head in heads] == ["5"] * 3 and heads[2]["fit"]["step"] == 3
+    assert heads[0]["config"] == heads[1]["config"] == heads[2]["config"] and heads[0]["metrics"] == heads[1]["metrics"]
+    assert heads[0]["config"]["patch"] == 4 and heads[0]["config"]["bandwidths"] == [8, 2], "those of 16 pixels"
+    (tmp_path / "wrong.toml").write_text('[fit]\ncrop = "large"\n')
+    status, _, err = inr("train", "lainr", "large", "-o", "wrong", "--config", "wrong.toml")
+    assert status == 1 and "crop = 'large' should be tuple" in err and len(err.splitlines()) == 1
+
+
 @pytest.mark.parametrize("flags, message", [
     (["--tune", "none", "--steps", 1], "latents or all"), (["--tune", "all"], "--steps"), (["--lr", 0.1], "--steps"),
     (["--bits", 4], "--share"), (["--share", "--bits", 9], "1 to 8"), (["--steps", -1], "at least 0"),
@@ -515,6 +631,38 @@ def test_a_picture_is_completed_from_the_pixels_that_are_known(picture, inr, run
         Image.fromarray(mask[:8] if model == "hyper" else mask).save(tmp_path / "mask.png")
         status, _, err = inr("encode", model, "torn.png", "--known", "mask.png", "-o", "no.safetensors")
         assert status == 1 and message in err and not (tmp_path / "no.safetensors").exists()
+
+
+def test_pixels_that_are_known_are_those_of_pictures(picture, inr, folder, tmp_path):
+    from inr_scenes.generalizable import KnownSamples
+    from inr_scenes.signals.image import ImageSignal
+    from inr_scenes.testing import small_signal
+    views = build_model(MODELS["lainr"], small_signal("lightfield").spec, SMALL)
+    archive.save(views, tmp_path / "views.safetensors")
+    status, _, err = inr("encode", "views.safetensors", folder, "--known", "mask.png", "-o", "x.safetensors")
+    assert status == 1 and "--known is for pictures; these signals are of kind 'lightfield'" in err
+    grey = KnownSamples(ImageSignal.from_array(picture(0)[..., :1]), torch.arange(9))
+    with pytest.raises(InrError, match="Read it as those were: --size .*--mode"):
+        build_model(MODELS["lainr"], ImageSignal.from_array(picture(0)).spec, SMALL).check_signals([grey])
+
+
+def test_a_contact_sheet_that_cannot_be_is_a_note(inr, folder, tmp_path):
+    status, _, err = inr("train", "lainr", folder, "-o", "run", *FLAGS, "--steps", 1, "--batch", 4, "--validation", 0,
+                         "--device", "cpu", "--cache", tmp_path / "cache", "--sheet")
+    assert status == 0 and "no contact sheet" in err and not (tmp_path / "run" / "sheet.png").exists()
+    assert (tmp_path / "run" / "field.safetensors").is_file()
+
+
+def test_an_archive_may_look_at_more_samples_than_it_has_weights(signals, tmp_path):
+    changes = {"hidden_features": 8, "layers": 3, "inner_points": 65536}
+    model = build_model(MODELS["learned-init"], signals.spec, changes)
+    archive.save(model, tmp_path / "model.safetensors")
+    assert archive.open(tmp_path / "model.safetensors").config.inner_points == 65536 > model.parameter_count
+
+
+def test_options_that_a_model_has_not_are_refused_alike(signals):
+    with pytest.raises(InrError, match="lainr has no option 'token'. Did you mean tokens"):
+        build_model(MODELS["lainr"], signals.spec, {"token": 3})
 
 
 def test_encode_names_what_does_not_suit_the_model(picture, inr, run, folder, tmp_path):
@@ -584,5 +732,21 @@ def test_few_shot_light_fields(tmp_path):
         SupportViews(signal, [6])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        scores = Validation([signal], views=2).metrics(model)
-    assert 0 < scores["psnr"] < 40
+        before = Validation([signal], views=2).metrics(model)["psnr"]
+    guess, truth = predict(model, SupportViews(signal, [0, 3]), SupportViews(signal, [1, 2, 4, 5]))
+    assert before == pytest.approx(-10 * math.log10(float((guess - truth).square().mean()) / 4), abs=1e-3)
+
+    class Alone(list):
+        spec = signal.spec
+
+    config = TrainConfig(steps=60, batch=1, points=256, lr=3e-3, warmup=5, ema=0.0, views=(1, 3), device="cpu")
+    list(train_steps(model, Alone([signal]), config))
+    assert Validation([signal], views=2).metrics(model)["psnr"] > before + 6, "views that nobody showed it"
+
+
+def test_a_light_field_of_one_view_cannot_be_held_out():
+    from inr_scenes.generalizable import SupportViews
+    from inr_scenes.testing import small_signal
+    with pytest.raises(InrError, match="one view.*--validation 0"):
+        Validation([SupportViews(small_signal("lightfield"), [2])])
+    Validation([SupportViews(small_signal("lightfield"), [2, 3])])

@@ -1,6 +1,7 @@
 """Signals of any size through a model of one size: windows, their blending, crops and archives; random parts."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from inr_scenes import archive
 from inr_scenes.augment import Parts
 from inr_scenes.dataset import open_set
 from inr_scenes.errors import InrError
-from inr_scenes.field import decode_all
+from inr_scenes.field import decode_all, sides
 from inr_scenes.generalizable import build_model
 from inr_scenes.plugins import host
 from inr_scenes.signals.audio import AudioSignal
@@ -130,7 +131,7 @@ def test_many_windows_are_held_a_few_at_a_time(model, monkeypatch):
     part = few.spec.coords(torch.arange(few.spec.size))[:61 * 3]
     with torch.no_grad():
         assert torch.allclose(few.stored(part), whole[:3].reshape(-1, 3), atol=1e-5)
-        assert 3 < len(few._held) < len(few.windows)
+        assert 3 < len(few._kept[torch.float32][2]) < len(few.windows)
     assert torch.allclose(decode_all(few), whole, atol=1e-5)
 
 
@@ -285,3 +286,35 @@ def test_models_without_weights_in_their_decoder_are_windowed_too(signals):
     changes = {"hidden_features": 16, "layers": 3, "inner_points": 0}
     net = build_model(MODELS["learned-init"], signals.spec, changes).eval()
     assert decode_all(encode(net, image(20, 30))).shape == (20, 30, 3)
+
+
+def test_a_windowed_shape_is_told_inside_from_outside_where_half_precision_is_quick(model, monkeypatch):
+    monkeypatch.setattr(sys.modules[sides.__module__], "quick_half", lambda device: torch.bfloat16)
+    windowed, alone = encode(model, image(24, 30)), encode(model, image(16, 16))
+    for field in (windowed, alone):
+        calls, prepare = [], field.decoder.prepare
+        field.decoder.prepare = lambda latents, calls=calls, prepare=prepare: calls.append(1) or prepare(latents)
+        coords = field.spec.coords(torch.arange(field.spec.size))
+        for part in coords.split(100):
+            sides(field, part, level=0.5)            # some of them near
+            values, exact = sides(field, part, level=100.0)
+            assert not exact.any() and values.isfinite().all(), "none near"
+        assert len(calls) == 2, "a context is prepared once in each precision, however often that changes"
+    with torch.no_grad():
+        assert windowed(torch.zeros(3, 0, 2)).shape == (3, 0, 3)
+
+
+@pytest.mark.parametrize("size, overlap", [((1, 8), 0.6), ((2, 8), 0.75), ((3, 8), 0.5)])
+def test_windows_of_few_samples_cover_every_sample_whatever_they_share(size, overlap):
+    spec = image(7, 20).spec
+    windows = Windows.over(spec, image(*size).spec, overlap)
+    point, *_ = windows.covering(spec, spec.coords(torch.arange(spec.size)))
+    assert len(point.unique()) == spec.size and len(set(windows.corners)) == len(windows)
+
+
+def test_a_box_whose_windows_were_cut_away_is_refused(model):
+    field = encode(model, image(50, 61))
+    part = field.crop(keep=[0])
+    assert part.crop(((0, 8), (0, 8))).spec.shape == (8, 8)
+    with pytest.raises(InrError, match="Nothing is kept"):
+        part.crop(((40, 50), (50, 61)))

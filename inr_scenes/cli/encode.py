@@ -172,6 +172,8 @@ def _load(model, signal_cls, path: str, options: Encode, load: dict[str, Any]):
     from ..generalizable import SupportViews
     from ..validation import spread
 
+    if options.known is not None and signal_cls.kind != "image":
+        raise InrError(f"--known is for pictures; these signals are of kind {signal_cls.kind!r}.")
     if signal_cls.kind != "lightfield":
         if options.views:
             raise InrError("--views chooses support views of light fields; this model encodes whole signals.")
@@ -190,8 +192,6 @@ def _known(model, signal, mask: str):
     from ..generalizable import KnownSamples
     from ..problems.inpaint import read_mask
 
-    if signal.kind != "image":
-        raise InrError(f"--known is for pictures; these signals are of kind {signal.kind!r}.")
     if not model.completes:
         raise InrError(f"{model.name} reads whole signals and completes none. inr train siren-hyper, learned-init or "
                        f"lfn makes a model that does; inr solve inpaint fits a field to the known pixels alone.")

@@ -79,6 +79,7 @@ def fit_to(source: Source, name: str, arguments: list[str], config: Mapping[str,
                    defaults=budget(defaults, given, section_of(config, "fit")))
     fit_config = chosen[FitConfig]
     field = build(cls, signal.spec, values(chosen[cls.Config]), seed=fit_config.seed)
+    grid = signal.spec.grid if signal.spec.axes else grid       # files and problems may keep their own
     load = {k: v for part in source.options for k, v in plain(chosen[part]).items()} | ({"grid": grid} if grid else {})
     settings = {"field": name, **({"signal": str(Path(source.path).expanduser().resolve())} if source.path else {}),
                 **source.facts, "run": {"preset": options.preset, "dtype": options.dtype}, "load": load,
@@ -154,8 +155,8 @@ def held_back(options, signals: int, given: Collection[str]):
 
 
 def flags(arguments: Sequence[str]) -> set[str]:
-    """Return the names of the flags that were given, as field names."""
-    return {a[2:].partition("=")[0].replace("-", "_") for a in arguments if a.startswith("--")}
+    """Return the names of the flags that were given, as field names; that of a switch also where it was turned off."""
+    return {a[2:].partition("=")[0].replace("-", "_").removeprefix("no_") for a in arguments if a.startswith("--")}
 
 
 def describe(cls: type) -> str:

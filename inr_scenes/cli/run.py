@@ -202,7 +202,10 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
         raise InrError(f"{diverged} It is in {run.archive}.")
     if run.options.sheet:
         from ..evaluate import sheet
-        note(f"sheet {sheet(field, signal, run.folder / 'sheet.png')}")
+        try:
+            note(f"sheet {sheet(field, signal, run.folder / 'sheet.png')}")
+        except InrError as error:       # the run is done and saved all the same
+            note(str(error))
     result = {"archive": str(run.archive), "field": facts["field"], "signal": facts["signal"],
               "parameters": field.baked().parameter_count, "bytes": run.archive.stat().st_size,
               "steps": done["step"], "seconds": round(done["seconds"], 3), "metrics": metrics}

@@ -75,8 +75,9 @@ def run(arguments: list[str]) -> dict[str, Any] | None:
 
 def _begin(cls, folder: str | None, arguments: list[str], config: Mapping[str, Any]) -> dict[str, Any] | None:
     """Train a field's class with what flags say, and a file of settings."""
+    from ..augment import Parts
     from ..dataset import members
-    from ..train import TrainConfig
+    from ..train import TrainConfig, check
 
     name = cls.name
     if folder is None and not wants_help(arguments):
@@ -86,22 +87,26 @@ def _begin(cls, folder: str | None, arguments: list[str], config: Mapping[str, A
     signal_cls = members(folder, kind)[0] if folder is not None and Path(folder).expanduser().is_dir() else None
     if signal_cls is None and not wants_help(arguments):
         raise InrError(f"{folder} is no folder. A set is a folder of signals of one kind.")
-    parts = (RunOptions, SetOptions, TrainConfig, cls.Config, *((signal_cls.Options,) if signal_cls else ()), Output)
+    load = (signal_cls.Options,) if signal_cls else ()
+    if signal_cls is not None:
+        check_config(config, {"run": (RunOptions,), "set": (SetOptions,), "load": load, "model": (cls.Config,),
+                              "fit": (TrainConfig,)})
+    parts = (RunOptions, SetOptions, TrainConfig, cls.Config, *load, Output)
     command = f"train {name}"
-    first = parse(parts, arguments, prog=command, description=describe(cls), defaults=stored)
+    fit = section_of(config, "fit")
+    first = parse(parts, arguments, prog=command, description=describe(cls), defaults={**stored, **fit})
     options = first[RunOptions]
     check_preset(cls, options.preset)
     target = Run(options, f"{Path(folder).expanduser().resolve().name}-{name}")
     if not config and (own := target.own_config()):
         return _begin(cls, folder, arguments, own)
-    check_config(config, {"run": (RunOptions,), "set": (SetOptions,), "load": (signal_cls.Options,),
-                          "model": (cls.Config,), "fit": (TrainConfig,)})
-    found = _open(folder, first[SetOptions], values(first[signal_cls.Options]), first[TrainConfig].crop)
-    recipe = cls.suggest(found[0], options.preset)
-    defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **section_of(config, "fit")}
+    check(first[TrainConfig])
+    crop = first[TrainConfig].crop
+    found = _open(folder, first[SetOptions], values(first[signal_cls.Options]), crop)
+    recipe = cls.suggest(Parts(found.spec, crop)(found[0], 0), options.preset)      # for what the model will see
+    defaults = {**recipe.config, **recipe.fit, **stored, **section_of(config, "model"), **fit}
     given = flags(arguments)
-    chosen = parse(parts, arguments, prog=command, description=describe(cls),
-                   defaults=budget(defaults, given, section_of(config, "fit")))
+    chosen = parse(parts, arguments, prog=command, description=describe(cls), defaults=budget(defaults, given, fit))
     chosen[SetOptions] = held_back(chosen[SetOptions], len(found), given | section_of(config, "set").keys())
     return _train(target, cls, found, folder, chosen, signal_cls)
 

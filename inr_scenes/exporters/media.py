@@ -26,7 +26,8 @@ def _sized(spec: Spec, size, scale: float) -> Spec:
     height, width = size or (round(n * scale) for n in spec.shape[-2:])
     if min(height, width) < 1:
         raise InrError("The size to export must be at least 1×1.")
-    return spec.resampled((*spec.shape[:-2], height, width))
+    axes = (*spec.axes[:-2], spec.axes[-2].resampled(height), spec.axes[-1].resampled(width))
+    return spec.replace(axes=axes)      # frames keep their numbers
 
 
 @dataclass(frozen=True)

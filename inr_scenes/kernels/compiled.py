@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from ..errors import SetAside
+from .choice import product_type
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 3e-2, torch.bfloat16: 1e-1}
 
@@ -44,9 +45,12 @@ class Compiled:
         if self.aside or not torch.is_grad_enabled() or derived:
             return self.plain(x, *others)
         if not self.proved:
-            given = pytree.tree_map_only(torch.Tensor, torch.Tensor.detach, (x, *others))
+            given = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().requires_grad_(t.requires_grad),
+                                         (x, *others))
+            leaves = [t for t in (*self.module.parameters(), *pytree.tree_leaves(given))
+                      if isinstance(t, torch.Tensor) and t.requires_grad]
             try:
-                _compare(self.module, self.quick(*given), self.plain(*given))
+                _compare(leaves, self.quick(*given), self.plain(*given))
                 self.proved = True
             except Exception as error:          # whatever a compiler raises
                 reason = next(iter(str(error).strip().splitlines()), "")
@@ -56,15 +60,16 @@ class Compiled:
         return self.quick(x, *others)
 
 
-def _compare(module: nn.Module, mine: torch.Tensor, true: torch.Tensor) -> None:
-    """Raise unless two results and the gradients of their mean square agree; the backward is compiled here too."""
-    parameters = [p for p in module.parameters() if p.requires_grad]
-    found, wanted = ([*torch.autograd.grad(y.float().square().mean(), parameters, allow_unused=True), y.detach()]
+def _compare(leaves: list[torch.Tensor], mine: torch.Tensor, true: torch.Tensor) -> None:
+    """Raise unless two results and the gradients of their mean square agree; the backward is compiled here too.
+
+    leaves: what gradients are wanted by, weights or what a network is handed.
+    """
+    found, wanted = ([*torch.autograd.grad(y.float().square().mean(), leaves, allow_unused=True), y.detach()]
                      for y in (mine, true))
     for a, b in zip(found, wanted):
         if a is None and b is None:
             continue
         error = float((a - b).float().norm() / b.float().norm().clamp_min(1e-12))
-        half = torch.get_autocast_dtype(mine.device.type) if torch.is_autocast_enabled(mine.device.type) else a.dtype
-        if not error <= TOLERANCE.get(half, 1e-3):
+        if not error <= TOLERANCE.get(product_type(a), 1e-3):
             raise RuntimeError(f"its results differ from plain torch's by {error:.1e}")

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..device import wide
 from ..errors import InrError
 from ..field import Field, Recipe
+from ..files import readable
 from ..metrics import psnr
 from ..settings import from_dict
 from ..signal import NoOptions, Signal
@@ -145,6 +146,25 @@ class Problem(Signal):
             query, values = self.sample(part, torch.Generator(self.device).manual_seed(0))
             total += wide(self.measure(field, query).float() - values).square().sum().item()
         return {"psnr_fit": psnr(total / self.values[index].numel(), self.full_scale)}
+
+
+def read_measured(path, what: str, layout: str, last: tuple[int, ...] = ()) -> np.ndarray:
+    """Read a .npy array of finite numbers, (a, b, *last) or (a, b, channels, *last), as the latter in float32.
+
+    what: what it should hold, and layout: the shapes it may have, for messages.
+    """
+    path = readable(path)
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InrError(f"{path} is not a .npy array of {what}: {error}.") from None
+    known = isinstance(array, np.ndarray) and array.dtype.kind in "iuf" and array.size
+    if not known or array.ndim - len(last) not in (2, 3) or array.shape[array.ndim - len(last):] != last:
+        raise InrError(f"{path} does not hold {what}: an array {layout} of numbers is needed.")
+    if not np.isfinite(array).all():
+        raise InrError(f"{path} holds values that are not numbers.")
+    array = array.astype(np.float32)
+    return np.expand_dims(array, 2) if array.ndim == 2 + len(last) else array
 
 
 def changed(recipe: Recipe, field: type[Field], *, config: Mapping[str, Any] = {}, **fit) -> Recipe:

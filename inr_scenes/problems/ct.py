@@ -12,9 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from ..errors import InrError
 from ..field import Field, Recipe
 from ..files import readable
+from ..kernels.choice import choose, chosen
 from ..signal import GridSignal
 from ..spec import UNIT_RANGE, Axis, Spec
-from . import Problem, changed
+from . import Problem, changed, read_measured
 
 ROWS = 8192                         # points decoded at once; their activations are computed again in the backward pass
 
@@ -96,7 +97,14 @@ class Tomography(Problem):
         index = torch.arange(self.spec.size, device=query.device)
         parts = [self.spec.coords(part) for part in index.split(ROWS)]
         if torch.is_grad_enabled():
-            parts = [checkpoint(field, part, use_reentrant=False) for part in parts]
+            kernel = chosen()               # decoded again in backward, whose thread knows of no choice
+
+            def decode(part: Tensor) -> Tensor:
+                with choose(kernel):
+                    return field(part)
+
+            # fields draw nothing; and a device's random state cannot be asked for while a step is recorded
+            parts = [checkpoint(decode, part, use_reentrant=False, preserve_rng_state=False) for part in parts]
         else:
             parts = [field(part) for part in parts]
         image = self.spec.values.to_stored(torch.cat(parts).float()).reshape(*self.spec.shape, -1)
@@ -169,14 +177,4 @@ def back_project(sinogram: Tensor, angles: Tensor) -> Tensor:
 
 def read_views(path) -> Tensor:
     """Read an array (views, detectors[, channels]) of finite numbers as (views, detectors, channels) float32."""
-    path = readable(path)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InrError(f"{path} is not a .npy array of views (angles, detectors): {error}.") from None
-    if not isinstance(array, np.ndarray) or array.ndim not in (2, 3) or array.dtype.kind not in "iuf" or not array.size:
-        raise InrError(f"{path} does not hold a sinogram: an array (views, detectors) of numbers is needed.")
-    if not np.isfinite(array).all():
-        raise InrError(f"{path} holds values that are not numbers.")
-    array = array.astype(np.float32)
-    return torch.from_numpy(array[..., None] if array.ndim == 2 else array)
+    return torch.from_numpy(read_measured(path, "a sinogram", "(views, detectors) or (views, detectors, channels)"))

@@ -9,12 +9,11 @@ from torch import Tensor
 from ..derivatives import hessian, jacobian
 from ..errors import InrError
 from ..field import Field, Recipe, decode_all
-from ..files import readable
 from ..metrics import psnr, ssim
 from ..signal import GridSignal
 from ..signals.image import ImageSignal
 from ..spec import UNIT_RANGE, Axis, Spec
-from . import Problem, changed
+from . import Problem, changed, read_measured
 
 ANCHORS = 512                       # pixels at which the values themselves are compared, or their mean
 
@@ -41,7 +40,7 @@ class Poisson(Problem):
         border: bool = False
         """Images: the values of the pixels along the border are known as well."""
         other: str | None = None
-        """Second image of the same size: its derivatives are composed with the first one's."""
+        """Second image, of the same size when read as the first: its derivatives are composed with the first one's."""
         mix: str = "mean"
         """How two images are composed: mean, or strongest (the larger derivative at each place)."""
 
@@ -63,14 +62,14 @@ class Poisson(Problem):
         spec, image, truth = signal.spec, signal.array(), signal
         values, places = differentiate(image, spec, options)
         if options.other is not None:
-            second = ImageSignal.load(options.other).array()
+            second = ImageSignal.load(options.other, **getattr(signal, "read_as", {})).array()
             if second.shape != image.shape:
                 raise InrError(f"{options.other} is {tuple(second.shape)}, the first image {tuple(image.shape)} "
                                f"(height, width, channels): they must agree.")
             more, _ = differentiate(second, spec, options)
             values = _strongest(values, more) if options.mix == "strongest" else (values + more) / 2
             image = (image + second) / 2
-            truth = ImageSignal.from_array(image.numpy()) if options.mix == "mean" else None
+            truth = ImageSignal.from_array(image.numpy(), grid=spec.grid) if options.mix == "mean" else None
         anchors = _spread(_border(spec) if options.border else torch.arange(spec.size))
         known = spec.values.to_net(image.flatten(0, 1)[anchors])
         known = known if options.border else known.mean(0, keepdim=True)
@@ -170,20 +169,9 @@ def differentiate(image: Tensor, spec: Spec, options: Poisson.Options) -> tuple[
 
 def read_derivatives(path, kind: str) -> np.ndarray:
     """Read an array of derivatives per pixel as (h, w, channels, 2) or, of Laplacians, (h, w, channels), float32."""
-    path = readable(path)
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise InrError(f"{path} is not a .npy array of derivatives: {error}.") from None
-    gradient = kind == "gradient"
-    dims = (3, 4) if gradient else (2, 3)
-    if not isinstance(array, np.ndarray) or array.ndim not in dims or array.dtype.kind not in "iuf" or not array.size \
-            or (gradient and array.shape[-1] != 2):
-        shape = "(h, w, 2) or (h, w, channels, 2)" if gradient else "(h, w) or (h, w, channels)"
-        raise InrError(f"{path} does not hold a {kind} of an image: an array {shape} of numbers is needed.")
-    if not np.isfinite(array).all():
-        raise InrError(f"{path} holds values that are not numbers.")
-    return np.expand_dims(array.astype(np.float32), 2) if array.ndim == dims[0] else array.astype(np.float32)
+    if kind == "gradient":
+        return read_measured(path, "a gradient of an image", "(h, w, 2) or (h, w, channels, 2)", (2,))
+    return read_measured(path, "a laplacian of an image", "(h, w) or (h, w, channels)")
 
 
 def _border(spec: Spec) -> Tensor:

@@ -40,7 +40,7 @@ class SuperResolution(RegularisedProblem):
             raise InrError(f"--pixels {options.pixels!r} is not known: area or point.")
         self.factor, self.area = options.factor, options.pixels == "area"
         self.points = options.factor**2 if self.area else 1
-        self.rows, self.columns = self._coordinates("centers")
+        self.rows, self.columns = self._coordinates(spec.grid)
 
     @classmethod
     def simulate(cls, signal: GridSignal, options: Options) -> "SuperResolution":
@@ -51,7 +51,8 @@ class SuperResolution(RegularisedProblem):
             raise InrError(f"An image of {signal.spec.shape} pixels is too small for --factor {factor}.")
         image = signal.array()[:height * factor, :width * factor]
         values = image.reshape(height, factor, width, factor, -1).mean((1, 3)).flatten(0, 1)
-        truth = ImageSignal.from_array(image.numpy(), bits=signal.spec.meta.get("bits"), name=signal.name)
+        truth = ImageSignal.from_array(image.numpy(), bits=signal.spec.meta.get("bits"), grid=signal.spec.grid,
+                                       name=signal.name)
         return cls(truth.spec, truth.spec.values.to_net(values), options, truth)
 
     @classmethod

@@ -74,11 +74,6 @@ class AudioSignal(GridSignal):
                     meta={"sample_rate": int(rate), "grid": grid})
         return cls(spec, torch.from_numpy(samples), 1.0, name)
 
-    @property
-    def peak(self) -> float:
-        """The loudest sample: PSNR is taken with the peak scaled to 1."""
-        return self.spec.values.scale
-
     def metrics(self, field) -> dict[str, float]:
         """PSNR with the peak as 1, and the signal-to-noise ratio, both in dB."""
         truth = self.array().cpu().numpy()

@@ -2,8 +2,11 @@
 
 import shutil
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ class ImageSignal(GridSignal):
     kind = "image"
     one_size = "--size HEIGHT WIDTH, --mode rgb"
     suffixes = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+    read_as: Mapping[str, Any] = MappingProxyType({})       # options that its file was read with, to read another alike
 
     @dataclass(frozen=True)
     class Options:
@@ -46,6 +50,7 @@ class ImageSignal(GridSignal):
         signal = cls.from_array(array, bits=bits, grid=grid, name=path.stem)
         if like is not None:
             signal = signal.suited(like).beside(like.replace(meta={**like.meta, "bits": bits}), path)
+        signal.read_as = {"size": size, "mode": mode}
         return signal
 
     @classmethod

@@ -71,13 +71,19 @@ class ShapeSignal(GridSignal):
              grid: str = "centers"):
         """Read a grid or a mesh. Raises InrError for damaged files, NaN, and meshes with holes."""
         path = readable(path)
-        if path.suffix.lower() not in voxels.SUFFIXES:
-            mesh = geometry.read_mesh(path)
-            return cls.from_mesh(mesh, resolution, like=like, quantity=quantity, truncation=truncation, padding=padding,
-                                 blend=blend, repair=repair, grid=grid, name=path.stem)
+        if path.suffix.lower() in voxels.SUFFIXES:
+            signal = cls._of_grid(path, like, quantity, truncation)
+        else:
+            signal = cls.from_mesh(geometry.read_mesh(path), resolution, like=like, quantity=quantity,
+                                   truncation=truncation, padding=padding, blend=blend, repair=repair, name=path.stem)
+        return signal.regrid(grid) if like is None and grid == "ends" else signal      # the same voxels on any grid
+
+    @classmethod
+    def _of_grid(cls, path, like: Spec | None, quantity: str, truncation: float | None) -> "ShapeSignal":
+        """Read a grid file, on the spec of an archive, on the one it carries, or at cell centres."""
         values, spec = read_grid(path)
         if like is not None and values.shape != like.shape:
-            where = like.part_of(grid_spec(values.shape, like.meta.get("grid", "centers")))
+            where = like.part_of(grid_spec(values.shape))
             if where is None:
                 raise InrError(f"{path} has {values.shape} voxels (z, y, x); the archive holds {like.shape}.")
             values = values[where]
@@ -90,11 +96,11 @@ class ShapeSignal(GridSignal):
             holds = like.meta["quantity"]
         if holds != "sdf" and "sdf" in (quantity, target and target.meta["quantity"]):
             raise InrError(f"{path} holds occupancy, from which signed distances cannot be told.")
-        return cls.from_array(values, like=target, quantity=holds, truncation=truncation, grid=grid, name=path.stem)
+        return cls.from_array(values, like=target, quantity=holds, truncation=truncation, name=path.stem)
 
     @classmethod
     def from_array(cls, array, *, like: Spec | None = None, frame: Frame | None = None, quantity: str = "auto",
-                   truncation: float | None = None, grid: str = "centers", name: str = "shape") -> "ShapeSignal":
+                   truncation: float | None = None, name: str = "shape") -> "ShapeSignal":
         """Make a signal of voxels (z, y, x): booleans or integers (above 0: inside), occupancies, or signed distances.
 
         quantity: what the array holds; distances are in world units. Voxels are cubes; the longest side spans [-1, 1]
@@ -117,7 +123,7 @@ class ShapeSignal(GridSignal):
             raise InrError(f"{name} holds values down to {array.min():.3g}: add --quantity sdf if they are signed "
                            f"distances, negative inside, or --quantity occupancy.")
         if like is None:
-            like = grid_spec(array.shape, grid, frame)
+            like = grid_spec(array.shape, frame)
             if quantity == "sdf":
                 limit = float(np.abs(array).max())
                 limit = limit if truncation is None else min(limit, truncation * (frame.scale if frame else 1.0))
@@ -132,7 +138,7 @@ class ShapeSignal(GridSignal):
     @classmethod
     def from_mesh(cls, mesh, resolution: int = 128, *, like: Spec | None = None, quantity: str = "auto",
                   truncation: float | None = None, padding: float = 0.05, blend: float = 1.0, repair: bool = False,
-                  grid: str = "centers", name: str = "shape") -> "ShapeSignal":
+                  name: str = "shape") -> "ShapeSignal":
         """Make a signal of a trimesh.Trimesh: resolution³ voxels in a cube around its bounding box.
 
         At least one voxel on every side stays empty. The spec's frame maps the cube back to the mesh's own units.
@@ -146,8 +152,8 @@ class ShapeSignal(GridSignal):
             low, high = mesh.bounds
             margin = max(1 + padding, resolution / (resolution - 2))
             frame = Frame.of((low + high) / 2, float((high - low).max()) / 2 * margin)
-            like = Spec("shape", (Axis.regular(resolution, grid),) * 3, 3, 1, UNIT_RANGE, frame,
-                        {"quantity": "occupancy", "level": 0.5, "blend": float(blend), "grid": grid})
+            like = Spec("shape", (Axis.regular(resolution),) * 3, 3, 1, UNIT_RANGE, frame,
+                        {"quantity": "occupancy", "level": 0.5, "blend": float(blend), "grid": "centers"})
             if quantity == "sdf":
                 like = _as_sdf(like, (0.1 if truncation is None else truncation) * frame.scale)
         if repair or like.meta.get("repaired"):
@@ -159,6 +165,13 @@ class ShapeSignal(GridSignal):
                            f"--repair to fill the holes, or --quantity sdf to judge by winding number.")
         values = torch.from_numpy(voxelize(mesh, like))[:, None]
         return cls(like, values, 1.0 if values.is_floating_point() else 1 / 255, name, mesh)
+
+    @property
+    def has_whole_mesh(self) -> bool:
+        """Say whether there is a mesh and all of it lies on the grid: that of a crop reaches beyond it."""
+        return self.mesh is not None and all(
+            axis.first - 0.5 <= low and high <= axis.stop - 0.5
+            for (low, high), axis in zip(self.spec.reach(self.mesh.bounds), self.spec.axes))
 
     def _find_surface(self) -> None:
         """Set the focus: the voxels near the surface, None where there is no surface."""
@@ -176,13 +189,14 @@ class ShapeSignal(GridSignal):
         """Put the samples at cell "centers" or at both "ends"; the frame follows, so no voxel moves in the world."""
         old = self.spec
         super().regrid(grid)
+        if self.spec.axes == old.axes:
+            return self
         stretch = torch.eye(4, dtype=torch.float64)
         for i, (a, b) in enumerate(zip(old.axes[::-1], self.spec.axes[::-1])):
             stretch[i, i] = a.step / b.step
             stretch[i, 3] = a.start + a.first * a.step - (b.start + b.first * b.step) * a.step / b.step
         matrix = (old.frame.tensor if old.frame else torch.eye(4, dtype=torch.float64)) @ stretch
-        self.spec = self.spec.replace(frame=Frame(tuple(map(tuple, matrix.tolist()))),
-                                      meta={**self.spec.meta, "grid": grid})
+        self.spec = self.spec.replace(frame=Frame(tuple(map(tuple, matrix.tolist()))))
         return self
 
     def metrics(self, field) -> dict[str, float]:
@@ -224,7 +238,7 @@ class ShapeSignal(GridSignal):
         """Two shaded views of the shape and of the field's surface on the same grid (at most 128 voxels a side)."""
         share = min(1.0, 128 / max(self.spec.shape))
         spec = self.spec.resampled([max(2, round(n * share)) for n in self.spec.shape])
-        truth = self.mesh
+        truth = self.mesh if self.has_whole_mesh else None
         if truth is None:
             truth = surface.level_set(self._signed(self.array()[..., 0].cpu().numpy()), self.spec)
         values = self._signed(decode_all(field, spec)[..., 0].numpy())
@@ -308,10 +322,10 @@ def _near_surface(inside: Tensor) -> Tensor:
     return torch.from_numpy(np.flatnonzero(near))
 
 
-def grid_spec(shape: tuple[int, ...], grid: str = "centers", frame: Frame | None = None) -> Spec:
-    """Return the spec of an occupancy grid (z, y, x) of cubes, whose longest side spans [-1, 1]."""
-    axes = tuple(Axis.regular(n, grid, 1.0 if grid == "ends" else n / max(shape)) for n in shape)
-    return Spec("shape", axes, 3, 1, UNIT_RANGE, frame, {"quantity": "occupancy", "level": 0.5, "grid": grid})
+def grid_spec(shape: tuple[int, ...], frame: Frame | None = None) -> Spec:
+    """Return the spec of an occupancy grid (z, y, x) of cubes at cell centres, whose longest side spans [-1, 1]."""
+    axes = tuple(Axis.regular(n, half=n / max(shape)) for n in shape)
+    return Spec("shape", axes, 3, 1, UNIT_RANGE, frame, {"quantity": "occupancy", "level": 0.5, "grid": "centers"})
 
 
 def _ends(axis: int) -> tuple[tuple[slice, ...], tuple[slice, ...]]:

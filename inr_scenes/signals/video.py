@@ -42,9 +42,12 @@ class VideoSignal(GridSignal):
         path = readable(path)
         if first_frame < 0 or every < 1 or (frames is not None and frames < 1):
             raise InrError("--first-frame must be 0 or more, --frames and --every at least 1.")
-        if like is not None and size is None:
-            size = tuple(max(axis.original, axis.stop) if axis.first >= 0 else axis.count for axis in like.axes[1:])
-        array, fps = read_video(path, first_frame, frames, every, size)
+        held = None
+        if like is not None and size is None:           # frames as large as the archive's are those of the part alone
+            held = like.shape[1:]
+            size = tuple(max(high, axis.stop) - min(low, axis.first)
+                         for (low, high), axis in zip(like.whole, like.axes))[1:]
+        array, fps = read_video(path, first_frame, frames, every, size, held)
         signal = cls.from_array(array, fps, grid=grid, name=path.stem)
         if like is not None:
             if like.part_of(signal.spec) is None:
@@ -83,8 +86,11 @@ class VideoSignal(GridSignal):
         return pairs
 
 
-def read_video(path: Path, first: int, count: int | None, every: int, size) -> tuple[np.ndarray, float]:
-    """Decode frames first, first + every, … as (t, h, w, 3) uint8; return them with their rate."""
+def read_video(path: Path, first: int, count: int | None, every: int, size, held=None) -> tuple[np.ndarray, float]:
+    """Decode frames first, first + every, … as (t, h, w, 3) uint8; return them with their rate.
+
+    size: height and width that they are brought to, unless they have those in `held`.
+    """
     import av
 
     frames: list[np.ndarray] = []
@@ -95,7 +101,8 @@ def read_video(path: Path, first: int, count: int | None, every: int, size) -> t
             stream = container.streams.video[0]
             stream.thread_type = "AUTO"
             fps = float(stream.average_rate or stream.guessed_rate or 24) / every
-            scale = dict(width=size[1], height=size[0], interpolation="AREA") if size is not None else {}
+            kept = size is None or (stream.height, stream.width) == held
+            scale = {} if kept else dict(width=size[1], height=size[0], interpolation="AREA")
             for i, frame in enumerate(container.decode(stream)):
                 if i < first or (i - first) % every:
                     continue

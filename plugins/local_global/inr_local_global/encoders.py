@@ -59,6 +59,11 @@ class Normed(nn.Sequential):
                          norm(out_features, track_running_stats=False))
         nn.init.kaiming_normal_(self[0].weight, mode="fan_out", nonlinearity="relu")
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (1, in, …) to (1, out, …); a single place has no statistics and stays as it is."""
+        x = self[0](x)
+        return self[1](x) if x[0, 0].numel() > 1 else x
+
 
 class Residual(nn.Module):
     """A basic residual block of two 3-wide convolutions."""

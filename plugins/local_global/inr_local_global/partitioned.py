@@ -36,7 +36,7 @@ class Partitioned(Field):
         super().__init__(config, spec)
         self._asked = config
         self._seed = int(torch.randint(2**31, (), device="cpu"))
-        self._plan: tuple[GridSignal, Plan] | None = None
+        self._plan: tuple[GridSignal, torch.device, Plan] | None = None
         self._set_up(config)
 
     def _set_up(self, config: PartitionConfig) -> None:
@@ -143,9 +143,10 @@ class Partitioned(Field):
         plain = isinstance(signal, GridSignal) and type(signal).predict is Signal.predict
         if not plain or [(a.start, a.step) for a in signal.spec.axes] != [(a.start, a.step) for a in self.spec.axes]:
             return None
-        if self._plan is None or self._plan[0] is not signal:
-            self._plan = signal, Plan(self.layout.boxes(), self.training_slots(), signal, self.config.overlap)
-        return self._plan[1]
+        if self._plan is None or self._plan[0] is not signal or self._plan[1] != signal.device:
+            plan = Plan(self.layout.boxes(), self.training_slots(), signal, self.config.overlap)
+            self._plan = signal, signal.device, plan
+        return self._plan[2]
 
     def training_slots(self) -> list[int]:
         """Return the slots that train: all, or the new ones after `extend`."""

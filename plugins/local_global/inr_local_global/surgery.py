@@ -123,8 +123,15 @@ def join(first: Partitioned, second: Partitioned) -> Partitioned:
     for name, layer in first.local_linears().items():
         joined = GrownLinear(Picked(layer, mine), Picked(second.get_submodule(name), theirs), torch.tensor(inverse))
         local[name] = joined.to(first.fill.device)
-    box = tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(first.spec.box, second.spec.box))
-    return rebuilt(first, first.config.laid_out(layout), first.spec.cropped(box), local)
+    spec = first.spec.cropped(_around(first.spec.box, second.spec.box))
+    if "whole" in {*first.spec.meta, *second.spec.meta}:        # an extension is in it
+        spec = spec.replace(meta={**spec.meta, "whole": [*map(list, _around(first.spec.whole, second.spec.whole))]})
+    return rebuilt(first, first.config.laid_out(layout), spec, local)
+
+
+def _around(first: Box, second: Box) -> Box:
+    """Return the smallest box that holds two."""
+    return tuple((min(a, c), max(b, d)) for (a, b), (c, d) in zip(first, second))
 
 
 def _chosen(layout: Layout, keep: Iterable[int] | None, drop: Iterable[int] | None) -> list[int]:

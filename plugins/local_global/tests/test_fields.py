@@ -3,7 +3,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-import trimesh
 from inr_local_global.encoders import _small
 from inr_local_global.incode import Incode, LgIncode
 from inr_local_global.layers import Blocks, Tiles
@@ -25,6 +24,8 @@ from inr_scenes.signals.video import VideoSignal
 from inr_scenes.siren import Siren
 from inr_scenes.spec import Axis, Spec
 from inr_scenes.testing import check_field
+
+trimesh = pytest.importorskip("trimesh")
 
 FIELDS = (LgSiren, SirenPerPartition, LgIncode)
 SMALL = {"local_features": 6, "first_omega_0": 10.0}
@@ -226,6 +227,14 @@ def test_uniform_sampling_draws_with_replacement_and_permuted_without():
     assert repeated["permuted"] == 0 and 0.15 < repeated["uniform"] < 0.3      # half of each block: 1 - 2 (1 - e^-1/2)
 
 
+def test_a_signal_that_moved_to_another_device_is_planned_anew():
+    signal = picture(30, 40)
+    field = small(LgSiren, signal.spec, partitions=(3, 4))
+    plan = field._planned(signal)
+    assert field._planned(signal) is plan
+    assert field._planned(signal.to("meta")).groups[0].offsets.device.type == "meta"
+
+
 def test_sampling_by_error_draws_what_is_wrong_within_every_block():
     signal = picture(30, 40)
     field = small(LgSiren, signal.spec, partitions=(3, 4))
@@ -361,6 +370,15 @@ def test_encoders_of_other_kinds(signal, features):
     field.condition(signal)
     assert field.harmonizer.seen.shape == (features,) and torch.isfinite(field.harmonizer.seen).all()
     assert field.harmonizer.seen.std() > 0
+
+
+@pytest.mark.parametrize("cls", [Incode, LgIncode])
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4)])
+def test_encoders_of_the_smallest_pictures(cls, size):
+    signal = picture(*size)
+    field = build(cls, signal.spec, {"partitions": (1, 1), "budget": 9000} if cls is LgIncode else {})
+    field.condition(signal)
+    assert torch.isfinite(field.harmonizer.seen).all() and field.harmonizer.seen.std() > 0
 
 
 def test_same_seed_same_shape_field():

@@ -43,7 +43,8 @@ class Denoiser(nn.Module):
         half = self.places.shape[-1] // 2
         turns = torch.exp(torch.linspace(0, math.log(self.steps), half, device=step.device))
         angles = step[:, None] / self.steps * turns
-        level = self.level(torch.cat([angles.cos(), angles.sin(), angles.new_zeros(len(step), -2 * half % 2)], -1))
+        odd = angles.new_zeros(len(step), self.places.shape[-1] % 2)
+        level = self.level(torch.cat([angles.cos(), angles.sin(), odd], -1))
         told = torch.stack([level, self.classes(label).to(level.dtype)], 1)
         x = self.norm(self.blocks(torch.cat([told, tokens.to(told.dtype)], 1))[:, 2:])
         parts = x.split(list(self.counts.values()), 1)

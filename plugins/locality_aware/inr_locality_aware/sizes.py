@@ -8,7 +8,10 @@ from inr_scenes.errors import InrError
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-    """A Config whose whole numbers must be at least 1; `may_be_zero` names those of which 0 means "all"."""
+    """A Config whose whole numbers must be at least 1; `may_be_zero` names those of which 0 means "all".
+
+    Those count a signal's samples: an archive may hold any number there, be its weights fewer.
+    """
 
     may_be_zero: ClassVar[frozenset[str]] = frozenset()
 
