@@ -165,13 +165,14 @@ class Siren(SineNetwork):
                    "sampling": "uniform" if batch else "permuted", "focus": 0.0}
             return Recipe(config, fit, grid="ends")
         config = FAST_CONFIG.get(kind, {})
-        if kind == "audio":             # published for 300,000 samples; a short sound would alias
-            config = {"first_omega_0": float(min(3000, max(30, len(signal) // 100)))}
-        elif kind == "image":           # so many waves a pixel, up to what still converges
-            config = {"first_omega_0": float(min(120, max(30, round(0.15 * max(signal.spec.shape)))))}
+        if kind in WAVES:
+            config = {"first_omega_0": first_omega(signal.spec)}
         return Recipe(config, FAST_FIT.get(kind, {}))
 
 
+# first frequency factors: so much for each sample along the longest side, up to what still converges. Sound's 3000 was
+# published for 300,000 samples; a short one would alias
+WAVES = {"audio": (0.01, 3000.0), "image": (0.15, 120.0), "shape": (0.2, 60.0)}
 FAST_CONFIG = {
     "lightfield": {"rays": "auto", "first_omega_0": 60.0},
 }
@@ -187,3 +188,9 @@ FAST_FIT = {
     # 4.9 million samples: bunny, spot and nefertiti at 128³ pass an IoU of 0.995 after two thirds of them
     "shape": {**MUON, "steps": 600, "batch": 8192, "focus": 0.75, "lr": 7e-4},
 }
+
+
+def first_omega(spec: Spec) -> float:
+    """Return the first layer's frequency factor for a kind of WAVES: SIREN's 30, or more for finer grids."""
+    share, most = WAVES[spec.kind]
+    return float(min(most, max(30, round(share * max(spec.shape, default=0)))))

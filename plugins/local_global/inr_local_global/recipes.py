@@ -2,6 +2,7 @@
 
 from inr_scenes.field import Recipe
 from inr_scenes.signal import Signal
+from inr_scenes.siren import WAVES, first_omega
 
 # Ashkenazi & Treister, NeurIPS 2024: partitions and widths for an image of 512², a sound of 7 s, 300 frames of 512², a
 # shape of 512³. Other sizes take blocks of the same size, and widths that meet the budget.
@@ -16,7 +17,8 @@ FAST_FIT = {
     "image": {"lr": 4e-4, "batch": 8192, "steps": 3000, "sampling": "error"},
     "audio": {"lr": 2e-4, "batch": 8192, "steps": 3000},
     "video": {"lr": 7e-4, "batch": 16384, "steps": 3000, "sampling": "error"},
-    "shape": {"lr": 7e-4, "batch": 8192, "focus": 0.75},
+    # 7e-4 is as good for 900 steps, and worse from then on: armadillo at 256³ after 3,000 0.9947, by this 0.9967
+    "shape": {"lr": 5e-4, "batch": 8192, "focus": 0.75},
 }
 INCODE_FIT = {
     "image": {"optimizer": "muon", "lr": 4e-4, "batch": 4096, "precision": "auto"},
@@ -91,9 +93,5 @@ def _incode_fit(kind: str) -> dict:
 
 
 def _fast(signal: Signal) -> dict:
-    """First omegas by size: sound's is 3000 for the 300,000 samples it was published for, and lower for fewer."""
-    if signal.spec.kind == "audio":
-        return {"first_omega_0": float(min(3000, max(30, signal.spec.size // 100)))}
-    if signal.spec.kind == "image":
-        return {"first_omega_0": float(min(120, max(30, round(0.15 * max(signal.spec.shape)))))}
-    return {}
+    """First frequency factors as SIREN's."""
+    return {"first_omega_0": first_omega(signal.spec)} if signal.spec.kind in WAVES else {}
