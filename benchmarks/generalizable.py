@@ -23,6 +23,7 @@ import shutil
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from inr_scenes.plugins import find_field, find_model
 from inr_scenes.signals.image import ImageSignal
 from inr_scenes.signals.shape import ShapeSignal
 from inr_scenes.train import TrainConfig, train_steps
-from inr_scenes.validation import Validation, spread
+from inr_scenes.validation import Validation
 from inr_scenes.views import meshes, render_set
 
 ROOT = Path(__file__).parents[1]
@@ -78,6 +79,7 @@ PLANS = {
     "levels": ("one level", "lainr", "three levels", "four levels"),
     "baselines": ("lainr", "learned-init", "learned-init, Reptile", "siren-hyper", "siren-hyper, convolutions", "lfn"),
 }
+SUPPORT = (0, 12, 6, 18, 9)         # views of an object, of 24 around it, that are encoded: the first, the first two, …
 SMALL = {"size": 32, "patch": 8, "width": 96, "blocks": 2, "heads": 3, "head_features": 32, "hidden": 64, "tokens": 32,
          "points": 512, "batch": 16, "steps": 2000, "optimizer": "muon", "lr": 1e-2, "ema": 0.99, "warmup": 50}
 FULL = {"size": 128, "patch": 8, "width": 768, "blocks": 6, "heads": 12, "head_features": 64, "hidden": 256,
@@ -430,7 +432,10 @@ def _at(curves, second: float) -> float:
 
 
 def few_shot(record: Record, options) -> None:
-    """Train on views of many meshes; held-out objects from 1 to 5 support views, beside the nearest support view."""
+    """Train on views of many meshes; held-out objects from 1 to 5 support views, beside the nearest support view.
+
+    Every number's views are among the next one's, and those asked for are the same: what none of them encodes.
+    """
     folder = CACHE / f"views-{options.size}-{options.objects}"
     pack = DATA / "many_meshes" / "quaternius.npz"
     for _ in render_set(pack, folder, views=24, size=options.size, test=0, up="y", limit=options.objects):
@@ -439,13 +444,14 @@ def few_shot(record: Record, options) -> None:
     training, held_out = found.split(max(2, options.objects // 10), 0)
     signals = [held_out[i] for i in range(len(held_out))]
     facts = record.part("fewshot", {key: getattr(options, key) for key in (*SETTINGS, "objects")})
-    rows = {"nearest support view": [nearest(signals, views) for views in range(1, 6)]}
+    rows = {"nearest support view": by_views(lambda seen, asked: nearest(signals, seen, asked))}
     for seed in range(options.seeds):
         for variant in options.variants or ("lainr", "ipc"):
             entry = facts.setdefault("runs", {}).setdefault(variant, {}).setdefault(str(seed), {})
             if "psnr" not in entry:
                 field = train(record, entry, "views", variant, seed, (training, Validation(signals[:8])), options)
-                entry["psnr"] = [Validation(signals, views).metrics(field)["psnr"] for views in range(1, 6)]
+                entry["psnr"] = by_views(lambda seen, asked, field=field: Validation(
+                    signals, seen, asked=asked).metrics(field)["psnr"])
                 record.write()
             rows[f"{variant}, seed {seed}"] = entry["psnr"]
     facts["nearest support view"] = rows["nearest support view"]
@@ -454,15 +460,20 @@ def few_shot(record: Record, options) -> None:
     record.plot({name: [[*enumerate(row, 1)]] for name, row in rows.items()}, "support views", "PSNR (dB)", "fewshot")
 
 
-def nearest(signals, views: int) -> float:
+def by_views(score) -> list[float]:
+    """Return score(views encoded, views asked for) for 1 to 5 of SUPPORT's views."""
+    asked = [view for view in range(24) if view not in SUPPORT]
+    return [score(SUPPORT[:count], asked) for count in range(1, 6)]
+
+
+def nearest(signals, seen: Sequence[int], asked: list[int]) -> float:
     """PSNR when every asked view is answered with the support view whose camera is nearest."""
     scores = []
     for signal in signals:
         origins = signal.spec.cameras.poses[:, :, 3]
-        seen = spread(len(origins), views)
+        seen = list(seen)
         _, values = signal.sample(torch.arange(len(signal)))
         pictures = signal.spec.values.to_stored(values).reshape(len(origins), -1)
-        asked = [v for v in range(len(origins)) if v not in seen]
         near = [seen[int((origins[seen] - origins[v]).norm(dim=-1).argmin())] for v in asked]
         scores.append(psnr((pictures[asked] - pictures[near]).double().square().mean().item()))
     return statistics.mean(scores)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from generalizable import nearest
+from generalizable import by_views, nearest
 from pretrain import DATA, RECIPES, sets
 from report import machine, show
 
@@ -104,8 +104,8 @@ def views(options) -> dict:
     model = open("pretrained-views")
     found = held_out(open_set(options.data or sets("views"), kind="lightfield"), "views")
     signals = [found[i] for i in range(len(found))]
-    rows = {"nearest support view": [nearest(signals, count) for count in range(1, 6)],
-            "pretrained-views": [Validation(signals, count).metrics(model)["psnr"] for count in range(1, 6)]}
+    rows = {"nearest support view": by_views(lambda seen, asked: nearest(signals, seen, asked)),
+            "pretrained-views": by_views(lambda seen, asked: Validation(signals, seen, asked=asked).metrics(model)["psnr"])}
     show([{"held-out PSNR": name, **{f"{k} views": score for k, score in enumerate(row, 1)}} for name, row in rows.items()])
     _view_sheet(model, signals[:6])
     return {"objects": len(signals), "psnr": rows}

@@ -15,12 +15,17 @@ from .windows import encode
 
 
 class Validation:
-    """Held-out signals: what a model is worth. Stands where `fit` has a signal."""
+    """Held-out signals: what a model is worth. Stands where `fit` has a signal.
+
+    views: how many of each light field are encoded, evenly spread, or which · asked: those that are asked for; none:
+    all others.
+    """
 
     kind, main_metric = "set", "psnr"
 
-    def __init__(self, signals: Sequence[Signal], views: int = 3, shown: int = 4):
-        self.signals, self.views, self.shown = signals, views, shown
+    def __init__(self, signals: Sequence[Signal], views: int | Sequence[int] = 3, shown: int = 4,
+                 asked: Sequence[int] | None = None):
+        self.signals, self.views, self.shown, self.asked = signals, views, shown, asked
         first = signals[0] if len(signals) else None
         if first is not None and first.spec.cameras is not None and len(first.spec.cameras) < 2:
             raise InrError(f"{first.name} has one view, but what is held out is encoded from some views and asked for "
@@ -59,12 +64,13 @@ class Validation:
         return psnr(error, signal.peak)
 
     def _parts(self, signal) -> tuple[Signal, Signal]:
-        """Return what is encoded and what is asked: the same grid, or spread views and the other views."""
+        """Return what is encoded and what is asked: the same grid, or some views and other ones."""
         if signal.spec.cameras is None:
             return signal, signal
         count = len(signal.spec.cameras)
-        seen = spread(count, min(self.views, count - 1))
-        return SupportViews(signal, seen), SupportViews(signal, [v for v in range(count) if v not in seen])
+        seen = spread(count, min(self.views, count - 1)) if isinstance(self.views, int) else self.views
+        others = [v for v in range(count) if v not in seen]
+        return SupportViews(signal, seen), SupportViews(signal, others if self.asked is None else self.asked)
 
 
 @torch.no_grad()
