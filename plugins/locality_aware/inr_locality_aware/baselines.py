@@ -13,6 +13,7 @@ from inr_scenes.generalizable import Decoder, GeneralizableField, KnownSamples, 
 from inr_scenes.signal import Signal
 from inr_scenes.spec import Spec
 
+from .fields import PUBLISHED_RAYS
 from .sizes import Sizes
 from .weights import HyperDecoder, WeightedNetwork, siren_weights, weight_shapes
 
@@ -113,8 +114,9 @@ class LearnedInit(GeneralizableField):
     def suggest(cls, signal: Signal, preset: str) -> Recipe:
         """Published: 256 wide, omega 200 on [0, 1], outer Adam 1e-5, batches of 3."""
         if preset == "published":
-            return Recipe({"hidden_features": 256, "first_omega_0": 100.0, "omega_0": 30.0, "inner_points": 0},
-                          {"lr": 1e-5, "batch": 3, "points": 0, "schedule": "constant", "ema": 0.0, "warmup": 0})
+            points = _all(signal)
+            return Recipe({"hidden_features": 256, "first_omega_0": 100.0, "omega_0": 30.0, "inner_points": points},
+                          {"lr": 1e-5, "batch": 3, "points": points, "schedule": "constant", "ema": 0.0, "warmup": 0})
         return Recipe({}, {"lr": 1e-4})
 
 
@@ -206,7 +208,8 @@ class HyperSiren(GeneralizableField):
     def suggest(cls, signal: Signal, preset: str) -> Recipe:
         """Published: 256 wide, Adam 5e-5."""
         if preset == "published":
-            return Recipe({"hidden_features": 256}, {"lr": 5e-5, "points": 0, "schedule": "constant", "ema": 0.0})
+            return Recipe({"hidden_features": 256},
+                          {"lr": 5e-5, "points": _all(signal), "schedule": "constant", "ema": 0.0})
         return Recipe({}, {"lr": 1e-4})
 
 
@@ -306,6 +309,11 @@ class LightFieldNetwork(GeneralizableField):
         if preset == "published":
             return Recipe({"hidden_features": 256}, {"lr": 1e-4, "schedule": "constant", "ema": 0.0, "warmup": 0})
         return Recipe({}, {"lr": 1e-3})
+
+
+def _all(signal: Signal) -> int:
+    """Return the coordinates of a published step: all, which for a light field would be every view's rays at once."""
+    return PUBLISHED_RAYS if signal.spec.kind == "lightfield" else 0
 
 
 def _widths(config, spec: Spec) -> list[int]:

@@ -225,8 +225,11 @@ class WeightModulation(TokenField):
     def suggest(cls, signal: Signal, preset: str) -> Recipe:
         """Published: the code's sizes, 64 groups (32 for views)."""
         recipe = cls._published(signal) if preset == "published" else cls._fast(signal)
-        own = {"groups": 32 if signal.spec.kind == "lightfield" else 64} if preset == "published" else {}
-        return Recipe({**recipe.config, **own, "bandwidth": _bandwidth(signal, preset)}, recipe.fit)
+        own = {"bandwidth": _bandwidth(signal, preset)}
+        if preset == "published":
+            own |= {"groups": 32} if signal.spec.kind == "lightfield" else {"groups": 64}
+            own |= {"bandwidth": 1024.0} if signal.spec.kind == "image" else {}
+        return Recipe({**recipe.config, **own}, recipe.fit)
 
 
 def _bandwidth(signal: Signal, preset: str) -> float:

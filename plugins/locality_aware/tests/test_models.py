@@ -124,10 +124,18 @@ def test_published_heads_follow_the_size(size, heads):
     assert LocalityAware.suggest(signal, "published").config["decoder_heads"] == heads
 
 
-@pytest.mark.parametrize("cls", [LocalityAware, PatternComposer, WeightModulation])
-def test_published_steps_on_light_fields_take_a_part_of_the_rays(cls):
-    found = cls.suggest(small_signal("lightfield"), "published").fit
-    assert found["batch"] == 32 and 1 <= found["points"] <= 128 * 128
+def test_published_transinr_has_its_own_band():
+    signal = images()[0]
+    assert [cls.suggest(signal, "published").config["bandwidth"] for cls in (PatternComposer, WeightModulation)] == \
+        [128.0, 1024.0]
+
+
+@pytest.mark.parametrize("cls, batch", [(LocalityAware, 32), (PatternComposer, 32), (WeightModulation, 32),
+                                        (LearnedInit, 3), (HyperSiren, None)])
+def test_published_steps_on_light_fields_take_a_part_of_the_rays(cls, batch):
+    recipe = cls.suggest(small_signal("lightfield"), "published")
+    assert recipe.fit.get("batch") == batch and 1 <= recipe.fit["points"] <= 128 * 128
+    assert recipe.config.get("inner_points", 1) > 0
 
 
 def test_wrong_kinds_and_sizes_are_refused():
