@@ -38,7 +38,6 @@ from inr_scenes.errors import InrError
 from inr_scenes.files import atomic
 from inr_scenes.fit import FitConfig, steps
 from inr_scenes.generalizable import build_model, concentration, token_maps
-from inr_scenes.kernels.choice import choose
 from inr_scenes.metrics import psnr
 from inr_scenes.plugins import find_field, find_model
 from inr_scenes.signals.image import ImageSignal
@@ -254,7 +253,8 @@ def study(record: Record, plan: str, options) -> None:
     training, held_out = SIGNALS[options.signals](options)
     data = training, Validation([held_out[i] for i in range(len(held_out))])
     facts = record.part("variants", {key: getattr(options, key) for key in SETTINGS})
-    chosen = [variant for variant in PLANS[plan] if not options.variants or variant in options.variants]
+    chosen = [variant for variant in PLANS[plan] if (not options.variants or variant in options.variants) and (
+        options.signals == "flowers" or variant not in ("siren-hyper, convolutions", "lfn"))]       # of images alone
     for seed in range(options.seeds):
         for variant in chosen:
             entry = facts.setdefault("runs", {}).setdefault(variant, {}).setdefault(str(seed), {})
@@ -302,13 +302,13 @@ def speed(record: Record, options) -> None:
         if name == "plain":
             field.decode = _plain_decode(field)
         config = TrainConfig(steps=10_000, points=0, batch=options.batch, ema=0.0, device=options.device,
-                             precision="32" if name == "plain" else options.precision)
+                             precision="32" if name == "plain" else options.precision,
+                             kernel="torch" if name == "plain" else "auto")
         running[name] = train_steps(field, training, config)
         _timed_step(running[name])
     for _ in range(options.rounds):
         for name, loop in running.items():
-            with choose("torch" if name == "plain" else "auto"):
-                rounds.setdefault(name, []).append(1 / _timed_step(loop))
+            rounds.setdefault(name, []).append(1 / _timed_step(loop))
     mid = {name: statistics.median(found) for name, found in rounds.items()}
     facts |= {"steps_per_second": mid, "lainr_over_ipc": mid["lainr"] / mid["ipc"],
               "lainr_over_plain": mid["lainr"] / mid["plain"], "threads": torch.get_num_threads()}
@@ -513,6 +513,8 @@ def main() -> None:
     options.name = options.name or ("full" if options.full else "small")
     if not DATA.is_dir():
         raise SystemExit(f"{DATA} is not here: this benchmark needs the flowers128 set.")
+    if options.signals != "flowers" and not set(options.parts) <= set(PLANS):
+        raise SystemExit(f"--signals is for {', '.join(PLANS)}; the other parts have signals of their own.")
     record = Record(options)
     print(f"{machine(options.device)}\n")
     for part in options.parts:

@@ -33,7 +33,7 @@ from inr_scenes.signals.audio import AudioSignal
 from inr_scenes.signals.image import ImageSignal, read_image
 from inr_scenes.signals.shape import ShapeSignal
 from inr_scenes.signals.video import VideoSignal
-from inr_scenes.siren import Siren, first_omega
+from inr_scenes.siren import Siren, waves
 from inr_scenes.spec import Spec
 
 ROOT = Path(__file__).parents[1]
@@ -257,7 +257,7 @@ def video(options: Options) -> Iterator[Table]:
 def shape(options: Options) -> Iterator[Table]:
     """Occupancy of two meshes at one number of parameters; networks only where the shape is.
 
-    By Muon and the frequencies of SIREN's fast recipe: published rates take ten times the samples. Local-Global is fitted
+    By Muon at the rate and the frequencies of SIREN's fast recipe: published rates take ten times the samples. Local-Global is fitted
     with the published share of global parameters, a tenth, and with narrow blocks beside a wide global network: for as
     many steps, and for as many seconds as SIREN took.
     """
@@ -267,7 +267,7 @@ def shape(options: Options) -> Iterator[Table]:
         settings = {"optimizer": "muon", "lr": 7e-4, "schedule": "cosine", "warmup": 20, "batch": 16_384,
                     "sampling": "uniform", "steps": 3000 if options.full else 1500, "focus": 0.75}
         signal, blocks = solid(name, resolution), (options.blocks or (8 if options.full else 4),) * 3
-        omega = first_omega(signal.spec)
+        omega = waves(signal.spec)["first_omega_0"]
         rows = compare(signal, budget, blocks, options, omega=omega, **settings)
         wide = {"budget": budget, "partitions": blocks, "local_features": 10, "local_rate": None, "first_omega_0": omega}
         if "local-global" in options.fields:

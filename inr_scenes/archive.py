@@ -34,6 +34,7 @@ def save(field: "Field | GeneralizableField", path, *, metrics: dict[str, float]
 
     from . import plugins
 
+    path = Path(path).expanduser()
     kinds = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
     if dtype not in kinds:
         raise InrError(f"--dtype {dtype!r} is not known: {', '.join(kinds)}.")

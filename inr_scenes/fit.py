@@ -157,7 +157,7 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
     step = first
     while True:
         tick = time.perf_counter()
-        progress = _progress(config, step, elapsed)
+        progress = progress_of(config, step, elapsed)
         lr = config.lr * rate(config.schedule, progress, step, config.warmup, config.final_lr)
         optimizers.set_rate(lr)
         loss, errors = take(field.draw(signal, sampler, step))
@@ -174,7 +174,7 @@ def steps(field: Field, signal: Signal, config: FitConfig = FitConfig(), *,
             wait(device)
             guard.settle()
             elapsed += time.perf_counter() - tick
-        report = Step(step, loss, lr, elapsed, _progress(config, step, elapsed))
+        report = Step(step, loss, lr, elapsed, progress_of(config, step, elapsed))
         if last or elapsed >= next_look:
             next_look = max(elapsed * 1.2, elapsed + 1.0)
             with optimizers.averaged():
@@ -255,6 +255,13 @@ def ended(config, step: int, elapsed: float = 0.0) -> bool:
         (config.seconds is not None and elapsed >= config.seconds)
 
 
+def progress_of(config, step: int, elapsed: float) -> float:
+    """Return how much of its steps or its seconds a fit or a training has had, in [0, 1]."""
+    by_steps = step / config.steps if config.steps else 0.0
+    by_time = elapsed / config.seconds if config.seconds else 0.0
+    return min(1.0, max(by_steps, by_time))
+
+
 def check_steps(config) -> None:
     """Raise InrError for what fits and trainings ask of a step that cannot be."""
     if min(config.warmup, config.clip, config.weight_decay) < 0:
@@ -299,12 +306,6 @@ def _squared(predicted, values) -> Tensor:
     if not isinstance(values, Tensor) or getattr(predicted, "shape", None) != values.shape:
         raise InrError("--sampling error needs measurements that are plain values. Take --sampling permuted.")
     return (predicted.detach().float() - values).square().flatten(1).mean(-1)
-
-
-def _progress(config: FitConfig, step: int, elapsed: float) -> float:
-    by_steps = step / config.steps if config.steps else 0.0
-    by_time = elapsed / config.seconds if config.seconds else 0.0
-    return min(1.0, max(by_steps, by_time))
 
 
 def _reached(goal: tuple[str, float], metrics: dict[str, float]) -> bool:

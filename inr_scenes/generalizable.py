@@ -48,7 +48,7 @@ class SetModel(nn.Module):
     def enrol(self, count: int) -> None:
         """Learn how many training signals there are, before a training."""
 
-    def blocks(self) -> list[nn.Module]:
+    def compilable(self) -> list[nn.Module]:
         """Return the modules that are worth compiling, each from tensors to a tensor, in the order they are used."""
         return []
 
@@ -104,7 +104,7 @@ class GeneralizableField(SetModel):
         """Return the shape of each of one signal's latents."""
         raise NotImplementedError(f"{cls.__name__} must implement latent_shapes")
 
-    def blocks(self) -> list[nn.Module]:
+    def compilable(self) -> list[nn.Module]:
         """The decoder; a subclass names those of its encoder too."""
         return [self.decoder]
 
@@ -316,7 +316,10 @@ class SupportViews(Selection):
 
 
 class KnownSamples(Selection):
-    """Some samples of a signal on a grid, as a signal of their own: what the others are to be completed from."""
+    """Some samples of a signal on a grid, as a signal of their own: what the others are to be completed from.
+
+    index: their flat numbers (n,), at least one, or InrError is raised.
+    """
 
     def __init__(self, signal: GridSignal, index: Tensor):
         if not len(index):

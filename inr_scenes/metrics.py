@@ -15,7 +15,7 @@ def psnr(mse: float, peak: float = 1.0) -> float:
 
 
 def peak_of(values) -> float:
-    """Return what a PSNR takes as full scale, in stored units, of a spec's map of values.
+    """Return what a PSNR takes as full scale, in stored units, of a spec's ValueMap.
 
     What swings about zero, as sound and signed distances do, has its greatest value; colours and occupancy have 1.
     """

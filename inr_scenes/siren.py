@@ -164,10 +164,7 @@ class Siren(SineNetwork):
             fit = {"steps": steps, "optimizer": "adam", "lr": 1e-4, "batch": batch, "schedule": "constant",
                    "sampling": "uniform" if batch else "permuted", "focus": 0.0}
             return Recipe(config, fit, grid="ends")
-        config = FAST_CONFIG.get(kind, {})
-        if kind in WAVES:
-            config = {"first_omega_0": first_omega(signal.spec)}
-        return Recipe(config, FAST_FIT.get(kind, {}))
+        return Recipe({**FAST_CONFIG.get(kind, {}), **waves(signal.spec)}, FAST_FIT.get(kind, {}))
 
 
 # first frequency factors: so much for each sample along the longest side, up to what still converges. Sound's 3000 was
@@ -190,7 +187,9 @@ FAST_FIT = {
 }
 
 
-def first_omega(spec: Spec) -> float:
-    """Return the first layer's frequency factor for a kind of WAVES: SIREN's 30, or more for finer grids."""
+def waves(spec: Spec) -> dict[str, float]:
+    """Return the setting of the first layer's frequency factor for a kind of WAVES: 30, or more for finer grids."""
+    if spec.kind not in WAVES:
+        return {}
     share, most = WAVES[spec.kind]
-    return float(min(most, max(30, round(share * max(spec.shape, default=0)))))
+    return {"first_omega_0": float(min(most, max(30, round(share * max(spec.shape, default=0)))))}

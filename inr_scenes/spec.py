@@ -31,7 +31,10 @@ class Axis:
 
     @classmethod
     def regular(cls, count: int, grid: str = "centers", half: float = 1.0) -> "Axis":
-        """Return the axis of `count` samples over [-half, half], at cell "centers" or including both "ends"."""
+        """Return the axis of `count` samples over [-half, half], at cell "centers" or including both "ends".
+
+        Raises InrError for another grid.
+        """
         if grid not in ("centers", "ends"):
             raise InrError(f"--grid {grid!r} is not known: centers or ends.")
         if grid == "ends":

@@ -15,7 +15,7 @@ from .batches import Drawer
 from .dataset import Subset
 from .device import PRECISIONS, precision_type, resolve_device, rounded_to
 from .errors import InrError, suggestion
-from .fit import Step, check_steps, ended, parse_goal, resuming
+from .fit import Step, check_steps, ended, parse_goal, progress_of, resuming
 from .generalizable import GeneralizableField
 from .guard import CHECK_EVERY, Diverged
 from .kernels.choice import choose
@@ -68,7 +68,8 @@ class TrainConfig:
     precision: str = "32"
     """32, bf16 or fp16 autocast, or auto: what the device is quick at; parameters and features stay in float32."""
     kernel: str = "auto"
-    """torch, compile (torch.compile for the encoder's blocks and the decoder), or auto: torch."""
+    """torch, compile (torch.compile for transformer blocks and the decoder), or auto: torch, with oneDNN's products on
+    a CPU."""
     clip: float = 1.0
     """Largest gradient norm; 0: no clipping."""
     validate_every: int = 0
@@ -129,7 +130,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             tick = time.perf_counter()
             parts = waiting.result()
             waiting = ahead.submit(draw, step + 1)
-            lr = config.lr * rate(config.schedule, _progress(config, step, elapsed), step, config.warmup)
+            lr = config.lr * rate(config.schedule, progress_of(config, step, elapsed), step, config.warmup)
             loss = torch.zeros((), device=device)
             for i, part in enumerate(parts):
                 together = not fabric or i == len(parts) - 1
@@ -157,7 +158,7 @@ def train_steps(field: GeneralizableField, dataset: Subset, config: TrainConfig 
             # every process must stop at the same step: the first one's clock decides
             elapsed = fabric.broadcast(elapsed) if fabric and config.seconds is not None else elapsed
             last = ended(config, step, elapsed)
-            report = Step(step, loss, lr, elapsed, _progress(config, step, elapsed))
+            report = Step(step, loss, lr, elapsed, progress_of(config, step, elapsed))
             due = step % config.validate_every == 0 if config.validate_every else elapsed >= next_look
             if validation and (due or last) and rank == 0:
                 next_look = max(elapsed * 1.2, elapsed + 2.0)
@@ -213,7 +214,8 @@ class _Objective(nn.Module):
     def __init__(self, field: GeneralizableField, kernel: str):
         super().__init__()
         self.field = field
-        self.compiled = [Compiled(part, coordinates=False) for part in field.blocks()] if kernel == "compile" else []
+        parts = field.compilable() if kernel == "compile" else []
+        self.compiled = [Compiled(part, coordinates=False) for part in parts]
 
     def forward(self, batch) -> Tensor:
         with ExitStack() as stack:
@@ -289,12 +291,6 @@ class _Average:
     def _put(self, values: list[Tensor]) -> None:
         for p, value in zip(self.field.parameters(), values):
             p.copy_(value)
-
-
-def _progress(config: TrainConfig, step: int, elapsed: float) -> float:
-    by_steps = step / config.steps if config.steps else 0.0
-    by_time = elapsed / config.seconds if config.seconds else 0.0
-    return min(1.0, max(by_steps, by_time))
 
 
 def _reached(goal: tuple[str, float], metrics: dict[str, float], fabric) -> bool:

@@ -18,7 +18,7 @@ class Validation:
     """Held-out signals: what a model is worth. Stands where `fit` has a signal.
 
     views: how many of each light field are encoded, evenly spread, or which · asked: those that are asked for; none:
-    all others.
+    all others. Raises InrError for a light field of one view.
     """
 
     kind, main_metric = "set", "psnr"

@@ -106,6 +106,17 @@ def test_resume_takes_the_run_s_own_settings(inr, photo, tmp_path):
     assert status == 1 and "other settings" in err
 
 
+def test_a_signal_that_is_another_by_now_is_not_resumed_on(inr, photo, tmp_path):
+    assert inr("fit", "siren", photo, "--steps", "4", "-o", "run", *SMALL)[0] == 0
+    before = (tmp_path / "run" / "field.safetensors").read_bytes()
+    with Image.open(photo) as image:
+        image.resize((image.width + 1, image.height)).save(photo)
+    for steps in ("4", "6"):                # a run that has ended would be written anew with the new picture's spec
+        status, _, err = inr("fit", "--resume", "-o", "run", "--steps", steps)
+        assert status == 1 and "lie elsewhere" in err and len(err.strip().splitlines()) == 1
+    assert (tmp_path / "run" / "field.safetensors").read_bytes() == before
+
+
 def test_a_run_that_ends_by_its_seconds_resumes_by_them(inr, photo, tmp_path):
     for flags in ((), ("-o", "run")):
         assert inr("fit", "siren", photo, "--seconds", "0.3", *flags, *SMALL)[0] == 0

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from inr_scenes.field import build
-from inr_scenes.siren import SineLayer, Siren, sine_output
+from inr_scenes.siren import SineLayer, Siren, sine_output, waves
 from inr_scenes.spec import Axis, Spec
 from inr_scenes.testing import small_signal
 
@@ -129,3 +129,16 @@ def test_sound_on_the_unit_range_with_omega_3000_is_the_paper_s_range_of_100_wit
         theirs.linear.bias.copy_(100 * ours.linear.bias)            # the same up to the scale of the first bias
     x = torch.linspace(-1, 1, 50, dtype=torch.float64)[:, None]
     torch.testing.assert_close(ours(x), theirs(100 * x))
+
+
+@pytest.mark.parametrize("kind, shape, wanted", [
+    ("shape", (128,) * 3, 30.0), ("shape", (64, 256, 128), 51.0), ("shape", (512,) * 3, 60.0),
+    ("image", (512, 768), 115.0), ("image", (100, 100), 30.0), ("image", (2000, 10), 120.0),
+    ("audio", (132_300,), 1323.0), ("audio", (999_999,), 3000.0)])
+def test_first_frequencies_follow_the_grid(kind, shape, wanted):
+    spec = Spec(kind, tuple(Axis.regular(n) for n in shape), len(shape), 1)
+    assert waves(spec) == {"first_omega_0": wanted}
+
+
+def test_kinds_without_a_grid_keep_their_first_frequency():
+    assert waves(Spec("lightfield", (), 6, 3)) == waves(small_signal("video").spec) == {}

@@ -351,22 +351,24 @@ def test_a_compiled_training_is_the_plain_one(signals, monkeypatch):
         ends.append(field.state_dict())
         assert len(calls) == {"torch": 0, "compile": 3 * (1 + 6)}[kernel]        # two blocks and a decoder, proved once
     assert all(torch.equal(ends[0][name], value) for name, value in ends[1].items())
-    assert not any("forward" in vars(part) for part in field.blocks())
+    assert not any("forward" in vars(part) for part in field.compilable())
 
 
-@pytest.mark.parametrize("name, calls", [("siren-hyper", 7), ("lfn", 7), ("learned-init", 0)])
-def test_decoders_that_are_handed_their_weights_are_compiled_too(signals, monkeypatch, name, calls):
+@pytest.mark.parametrize("name, changes, calls", [("siren-hyper", {}, 7), ("lfn", {}, 7), ("learned-init", {}, 0),
+                                                  ("learned-init", {"method": "reptile"}, 19)])
+def test_decoders_that_are_handed_their_weights_are_compiled_too(signals, monkeypatch, name, changes, calls):
     if name not in MODELS:
         pytest.skip("no such model")
     made, ends = [], []
     monkeypatch.setattr(torch, "compile", lambda function: lambda *given: made.append(1) or function(*given))
     for kernel in ("torch", "compile"):
-        field = build_model(MODELS[name], signals.spec, {"hidden_features": 16, "layers": 3}, seed=0)
+        field = build_model(MODELS[name], signals.spec, {"hidden_features": 16, "layers": 3, **changes}, seed=0)
         with warnings.catch_warnings():
             warnings.simplefilter("error", SetAside)
             list(train_steps(field, signals.split(2)[0], dataclasses.replace(QUICK, kernel=kernel)))
         ends.append(field.state_dict())
-    assert len(made) == calls               # six steps and the proof; MAML's second derivatives are plain torch's
+    # six steps and the proof, Reptile's with two inner ones each; MAML's second derivatives are plain torch's
+    assert len(made) == calls
     assert all(torch.equal(ends[0][key], value) for key, value in ends[1].items())
 
 

@@ -1,7 +1,6 @@
 """inr crop ARCHIVE OUT: keep part of the signal and of the weights."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from ..errors import InrError
@@ -43,7 +42,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     before = header(options.archive)
     box = index_box(field.spec, options.box) if options.box is not None else None
     small = field.crop(box, keep=options.keep, drop=options.drop)
-    path = save(small, Path(options.output).expanduser(), fit=before.get("fit"),
+    path = save(small, options.output, fit=before.get("fit"),
                 dtype=before.get("dtype", "float32"), share=before.get("share", {}).get("bits"))
     return {"output": str(path), "parameters": small.parameter_count, "bytes": path.stat().st_size,
             "shape": [*small.spec.shape, small.spec.out_features], "box": own_box(small.spec),

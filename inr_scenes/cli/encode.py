@@ -150,12 +150,12 @@ def _encode(model, signal_cls, path: str, target: Path, options: Encode, load: d
         field = open(target, model=model, device=options.device)
     metrics = signal.metrics(field.eval())
     if options.known is not None:
-        metrics["psnr_known"] = seen.probe(field)["psnr"]
+        metrics["psnr_known"] = seen.probe(field, len(seen))["psnr"]
     save(field, target, metrics=metrics, fit=facts, share=share)
     result = {"output": str(target), "field": model.name, "signal": str(path), "bytes": target.stat().st_size,
               "latents": sum(v.numel() for v in field.latents.values()), "steps": options.steps,
               "seconds": round(sum(seconds.values()), 4), "metrics": metrics}
-    if signal.kind == "image" and share is not None:
+    if signal.kind == "image" and share is not None and options.known is None:
         result["payload_bytes"] = sum(-(-v.numel() * share // 8) + 8 * v.shape[-1] for v in field.latents.values())
         result |= {"jpeg_bytes": jpeg_bytes(signal.array().cpu().numpy(), metrics["psnr"])}
     return result

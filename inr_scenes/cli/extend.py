@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     with last.averaged():
         whole = big.eval().baked()
         metrics = {f"{name}_new": value for name, value in part.metrics(whole).items()}
-        path = save(whole, Path(options.output).expanduser(), metrics=metrics,
+        path = save(whole, options.output, metrics=metrics,
                     fit={"step": last.step, "seconds": last.seconds},
                     dtype=header(options.archive).get("dtype", "float32"))
     if stopped:

@@ -1,7 +1,6 @@
 """inr merge ARCHIVE ARCHIVE OUT: join two archives of neighbouring regions."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .common import Output, parse
@@ -27,6 +26,6 @@ def run(arguments: list[str]) -> dict[str, Any]:
                     positional=("first", "second", "output"))[Merge]
     whole = open(options.first).joined(open(options.second))
     kinds = {header(part).get("dtype", "float32") for part in (options.first, options.second)}
-    path = save(whole, Path(options.output).expanduser(), dtype=kinds.pop() if len(kinds) == 1 else "float32")
+    path = save(whole, options.output, dtype=kinds.pop() if len(kinds) == 1 else "float32")
     return {"output": str(path), "parameters": whole.parameter_count, "bytes": path.stat().st_size,
             "shape": [*whole.spec.shape, whole.spec.out_features]}

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import itertools
+import json
 import os
 import shutil
 import signal as signals
@@ -73,6 +74,17 @@ class Run:
     def archive(self) -> Path:
         """The archive's path."""
         return self.folder / ARCHIVE_NAME
+
+    def check_samples(self, spec) -> None:
+        """Raise InrError if a run that is to be resumed has an archive of other samples than `spec` has."""
+        from ..archive import header
+
+        if not self.archive.is_file():
+            return
+        then, now = header(self.archive)["spec"], json.loads(json.dumps(spec.to_json()))
+        if any(then[part] != now[part] for part in ("axes", "frame")):
+            raise InrError(f"{self.archive} was fitted to samples that lie elsewhere: the signal has changed, or "
+                           f"another version read it. Start anew, with --overwrite or another folder.")
 
     def begin(self, config: dict[str, Any]) -> None:
         """Create the folder and write config.toml."""
@@ -157,6 +169,8 @@ def execute(run: Run, field, signal, config, facts: dict[str, str], settings: di
     if run.options.track == "tensorboard":
         need("tensorboard", extra="tensorboard", why="for --track tensorboard")
     state = run.state()
+    if state:
+        run.check_samples(field.spec)
     looped = loop(resume=state)
     first = list(itertools.islice(looped, 1))       # whatever refuses to start does so before anything is written
     run.begin(settings)

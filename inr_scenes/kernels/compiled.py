@@ -39,25 +39,25 @@ class Compiled:
         finally:
             del self.module.forward
 
-    def forward(self, x, *others):
+    def forward(self, x, *others, **named):
         """Compute what the module does."""
         derived = self.coordinates and getattr(x, "requires_grad", False)
         if self.aside or not torch.is_grad_enabled() or derived:
-            return self.plain(x, *others)
+            return self.plain(x, *others, **named)
         if not self.proved:
-            given = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().requires_grad_(t.requires_grad),
-                                         (x, *others))
-            leaves = [t for t in (*self.module.parameters(), *pytree.tree_leaves(given))
+            given, by_name = pytree.tree_map_only(torch.Tensor, lambda t: t.detach().requires_grad_(t.requires_grad),
+                                                  ((x, *others), named))
+            leaves = [t for t in (*self.module.parameters(), *pytree.tree_leaves((given, by_name)))
                       if isinstance(t, torch.Tensor) and t.requires_grad]
             try:
-                _compare(leaves, self.quick(*given), self.plain(*given))
+                _compare(leaves, self.quick(*given, **by_name), self.plain(*given, **by_name))
                 self.proved = True
             except Exception as error:          # whatever a compiler raises
                 reason = next(iter(str(error).strip().splitlines()), "")
                 self.aside = f"{type(error).__name__}: {reason}"[:200]
                 warnings.warn(f"torch.compile is set aside, plain torch goes on: {self.aside}", SetAside, stacklevel=2)
-                return self.plain(x, *others)
-        return self.quick(x, *others)
+                return self.plain(x, *others, **named)
+        return self.quick(x, *others, **named)
 
 
 def _compare(leaves: list[torch.Tensor], mine: torch.Tensor, true: torch.Tensor) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# greatest side, padded to a power of two, of matrices that stay on chip: 128 of float32 would take 256 KB of shared
-# memory. Larger ones have enough to do in each of plain torch's launches.
+# greatest side, padded to a power of two, of matrices that stay on chip: 128 of float32, which only tests and GPUs
+# without bfloat16 ask for, would take 256 KB of shared memory. Larger ones have enough to do in plain torch's launches.
 MOST = {torch.bfloat16: 128, torch.float32: 64}
 
 

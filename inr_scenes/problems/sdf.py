@@ -151,7 +151,9 @@ class SignedDistance(Problem):
         if preset == "published":
             return changed(recipe, field, steps=10_000, optimizer="adam", lr=1e-4, batch=1400, schedule="constant",
                            **plain)
-        return changed(recipe, field, steps=1000, optimizer="muon", lr=5e-4, batch=2048, schedule="cosine", **plain)
+        # the grid is only what is decoded, so its size asks for no higher frequencies
+        return changed(recipe, field, config={"first_omega_0": 30.0}, steps=1000, optimizer="muon", lr=5e-4, batch=2048,
+                       schedule="cosine", **plain)
 
 
 def spec_around(places: Tensor) -> Spec:

@@ -76,7 +76,7 @@ class ShapeSignal(GridSignal):
         else:
             signal = cls.from_mesh(geometry.read_mesh(path), resolution, like=like, quantity=quantity,
                                    truncation=truncation, padding=padding, blend=blend, repair=repair, name=path.stem)
-        return signal.regrid(grid) if like is None and grid == "ends" else signal      # the same voxels on any grid
+        return signal.regrid(grid) if like is None and grid != "centers" else signal      # the same voxels on any grid
 
     @classmethod
     def _of_grid(cls, path, like: Spec | None, quantity: str, truncation: float | None) -> "ShapeSignal":

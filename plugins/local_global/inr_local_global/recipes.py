@@ -2,7 +2,7 @@
 
 from inr_scenes.field import Recipe
 from inr_scenes.signal import Signal
-from inr_scenes.siren import WAVES, first_omega
+from inr_scenes.siren import waves
 
 # Ashkenazi & Treister, NeurIPS 2024: partitions and widths for an image of 512², a sound of 7 s, 300 frames of 512², a
 # shape of 512³. Other sizes take blocks of the same size, and widths that meet the budget.
@@ -67,7 +67,8 @@ def incode_recipe(signal: Signal, preset: str) -> Recipe:
         return Recipe({**config, "train_encoder": True}, _incode_fit(kind), grid="ends")
     # Muon needs sound to begin as SIREN's: bach after 200 steps 17.2 dB with the published scalars, 28.3 without
     config = {"aux_bias": 0.0} if kind == "audio" else {}
-    return Recipe({**_fast(signal), **config}, INCODE_FIT.get(kind, {"lr": 3e-4}))
+    first = {} if kind == "shape" else waves(signal.spec)       # higher ones gain it nothing on shapes
+    return Recipe({**first, **config}, INCODE_FIT.get(kind, {"lr": 3e-4}))
 
 
 def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
@@ -81,7 +82,7 @@ def lg_incode_recipe(signal: Signal, preset: str) -> Recipe:
 
 def _by_muon(signal: Signal) -> Recipe:
     fit = {"optimizer": "muon", "lr": 4e-4, "precision": "auto", **FAST_FIT.get(signal.spec.kind, {})}
-    return Recipe({**_fast(signal), "local_rate": None}, fit)
+    return Recipe({**waves(signal.spec), "local_rate": None}, fit)
 
 
 def _incode_fit(kind: str) -> dict:
@@ -90,8 +91,3 @@ def _incode_fit(kind: str) -> dict:
                                "shape": (1e-4, 0.2, 26_860, 100_000)}.get(kind, (9e-4, 0.1, 1001, 65_536))
     return {"steps": steps, "optimizer": "adam", "lr": lr, "batch": batch, "schedule": "exponential",
             "final_lr": final, "warmup": 0, "sampling": "permuted", "focus": 0.0}
-
-
-def _fast(signal: Signal) -> dict:
-    """First frequency factors as SIREN's."""
-    return {"first_omega_0": first_omega(signal.spec)} if signal.spec.kind in WAVES else {}

@@ -75,6 +75,17 @@ def test_second_derivatives_are_plain_torchs():
         assert torch.allclose(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
 
 
+def test_values_alone_keep_nothing_for_backward(monkeypatch):
+    coords, tensors, _ = problem(*SIZES[0])
+    omegas, kept, memory = Omegas(20.0, 30.0, SIZES[0][6]), [], kernel._Packed.memory
+    monkeypatch.setattr(kernel._Packed, "memory", lambda self, like, rows, *rest: (
+        kept.append(rows), memory(self, like, rows, *rest))[1])
+    with torch.no_grad():
+        alone = local_global(omegas, torch.float16, coords, tensors)
+    assert torch.equal(alone, local_global(omegas, torch.float16, coords, tensors))
+    assert kept[0] == 0 and kept[1] == alone.shape[0]
+
+
 def test_widths_beyond_the_kernel_are_named():
     assert kernel.obstacle(14, 84, 4) is None and "local widths" in kernel.obstacle(200, 84, 4)
 

@@ -76,9 +76,9 @@ class LearnedInit(GeneralizableField):
         """All weights of the network."""
         return weight_shapes(_widths(config, spec))
 
-    def blocks(self) -> list[nn.Module]:
+    def compilable(self) -> list[nn.Module]:
         """None for MAML: its gradients go through the inner steps', and compiled code has no second derivatives."""
-        return [] if self.config.method == "maml" else super().blocks()
+        return [] if self.config.method == "maml" else super().compilable()
 
     def encode(self, signals: Sequence[Signal]) -> Latents:
         """Take the inner gradient steps."""

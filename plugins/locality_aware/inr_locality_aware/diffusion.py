@@ -86,7 +86,7 @@ class LatentDiffusion(Prior):
         noise = torch.linspace(1e-4 * scale, min(0.999, 0.02 * scale), config.diffusion_steps, dtype=torch.float64)
         self.register_buffer("signal_share", torch.cumprod(1 - noise, 0).float(), persistent=False)
 
-    def blocks(self) -> list[nn.Module]:
+    def compilable(self) -> list[nn.Module]:
         """The denoiser's blocks."""
         return [*self.denoiser.blocks]
 

@@ -62,7 +62,7 @@ class TokenField(GeneralizableField):
         self.check_signals(signals)
         return self.heads(self.encoder(signals))
 
-    def blocks(self) -> list[nn.Module]:
+    def compilable(self) -> list[nn.Module]:
         """The transformer's blocks, then the decoder."""
         return [*self.encoder.blocks, self.decoder]
 
