@@ -78,7 +78,8 @@ PLANS = {
     "levels": ("one level", "lainr", "three levels", "four levels"),
     "baselines": ("lainr", "learned-init", "learned-init, Reptile", "siren-hyper", "siren-hyper, convolutions", "lfn"),
 }
-SUPPORT = (0, 12, 6, 18, 9)         # views of an object, of 24 around it, that are encoded: the first, the first two, …
+# of the views around an object that are encoded: the first, the first two, …
+SUPPORT = (0, 1 / 2, 1 / 4, 3 / 4, 3 / 8)
 SMALL = {"size": 32, "patch": 8, "width": 96, "blocks": 2, "heads": 3, "head_features": 32, "hidden": 64, "tokens": 32,
          "points": 512, "batch": 16, "steps": 2000, "optimizer": "muon", "lr": 1e-2, "ema": 0.99, "warmup": 50}
 FULL = {"size": 128, "patch": 8, "width": 768, "blocks": 6, "heads": 12, "head_features": 64, "hidden": 256,
@@ -444,13 +445,13 @@ def few_shot(record: Record, options) -> None:
     training, held_out = found.split(max(2, options.objects // 10), 0)
     signals = [held_out[i] for i in range(len(held_out))]
     facts = record.part("fewshot", {key: getattr(options, key) for key in (*SETTINGS, "objects")})
-    rows = {"nearest support view": by_views(lambda seen, asked: nearest(signals, seen, asked))}
+    rows = {"nearest support view": by_views(24, lambda seen, asked: nearest(signals, seen, asked))}
     for seed in range(options.seeds):
         for variant in options.variants or ("lainr", "ipc"):
             entry = facts.setdefault("runs", {}).setdefault(variant, {}).setdefault(str(seed), {})
             if "psnr" not in entry:
                 field = train(record, entry, "views", variant, seed, (training, Validation(signals[:8])), options)
-                entry["psnr"] = by_views(lambda seen, asked, field=field: Validation(
+                entry["psnr"] = by_views(24, lambda seen, asked, field=field: Validation(
                     signals, seen, asked=asked).metrics(field)["psnr"])
                 record.write()
             rows[f"{variant}, seed {seed}"] = entry["psnr"]
@@ -460,10 +461,11 @@ def few_shot(record: Record, options) -> None:
     record.plot({name: [[*enumerate(row, 1)]] for name, row in rows.items()}, "support views", "PSNR (dB)", "fewshot")
 
 
-def by_views(score) -> list[float]:
-    """Return score(views encoded, views asked for) for 1 to 5 of SUPPORT's views."""
-    asked = [view for view in range(24) if view not in SUPPORT]
-    return [score(SUPPORT[:count], asked) for count in range(1, 6)]
+def by_views(views: int, score) -> list[float]:
+    """Return score(views encoded, views asked for) for 1 to 5 of SUPPORT's, of so many views."""
+    support = [int(share * views) for share in SUPPORT]
+    asked = [view for view in range(views) if view not in support]
+    return [score(support[:count], asked) for count in range(1, 6)]
 
 
 def nearest(signals, seen: Sequence[int], asked: list[int]) -> float:

@@ -104,8 +104,10 @@ def views(options) -> dict:
     model = open("pretrained-views")
     found = held_out(open_set(options.data or sets("views"), kind="lightfield"), "views")
     signals = [found[i] for i in range(len(found))]
-    rows = {"nearest support view": by_views(lambda seen, asked: nearest(signals, seen, asked)),
-            "pretrained-views": by_views(lambda seen, asked: Validation(signals, seen, asked=asked).metrics(model)["psnr"])}
+    count = len(signals[0].spec.cameras)
+    rows = {"nearest support view": by_views(count, lambda seen, asked: nearest(signals, seen, asked)),
+            "pretrained-views": by_views(count, lambda seen, asked: Validation(signals, seen, asked=asked).metrics(
+                model)["psnr"])}
     show([{"held-out PSNR": name, **{f"{k} views": score for k, score in enumerate(row, 1)}} for name, row in rows.items()])
     _view_sheet(model, signals[:6])
     return {"objects": len(signals), "psnr": rows}
