@@ -1,6 +1,6 @@
 """Run the benchmarks and write what they print into RESULTS.md, one section each.
 
-    python benchmarks/run.py                            # all, in small: about five hours on two cores
+    python benchmarks/run.py                            # all, in small: about six hours on two cores
     python benchmarks/run.py --only siren-30 goals      # these; all others keep their last figures
     python benchmarks/run.py --since 2026-11-20         # what has no figures of that day or later: goes on where it ended
     python benchmarks/run.py --quick                    # the shortest settings that still show the order: an hour
@@ -62,7 +62,7 @@ SECTIONS = {
     "inverse-problems": Section("inverse_problems.py", "--parts ct poisson", device=False),
     "gpu": Section("gpu.py", "--only ceilings training steps"),
     "generalizable": Section("generalizable.py --fresh --parts compare ablations --seeds 2", "--seeds 1 --steps 300 --name quick", device=False),
-    "few-shot": Section("generalizable.py --fresh --parts fewshot --name few-shot --seeds 1 --steps 3000 --lr 3e-3 --objects 800",
+    "few-shot": Section("generalizable.py --fresh --parts fewshot --name few-shot --seeds 2 --steps 24000 --lr 3e-3 --objects 800",
                         None, device=False),
     "bands": Section("generalizable.py --fresh --parts bands levels --name bands --seeds 2 --steps 1000", None, device=False),
     "generalizable-speed": Section("generalizable.py --fresh --parts speed --name speed --size 64 --tokens 64 --hidden 256 "
