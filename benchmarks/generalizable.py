@@ -5,7 +5,7 @@
     python benchmarks/generalizable.py --full --name full            # 128 px, the published decoder, a GPU
     python benchmarks/generalizable.py --parts speed decode          # steps per second; encoding and decoding large images
     python benchmarks/generalizable.py --parts baselines             # learned initialisation, hypernetwork, auto-decoder
-    python benchmarks/generalizable.py --signals sounds --patch 64 --name sounds    # or solids: other kinds of signals
+    python benchmarks/generalizable.py --signals sounds --patch 64 --lr 3e-3 --name sounds     # or solids
     python benchmarks/generalizable.py --parts fewshot               # light fields of held-out objects from 1 to 5 views
     python benchmarks/generalizable.py --parts refine                # test-time optimisation against a Fourier network
 

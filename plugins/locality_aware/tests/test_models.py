@@ -162,6 +162,7 @@ def test_the_fast_preset_trains_all_three_alike_and_the_published_one_as_its_pap
     signal = images()[0]
     for cls in (LocalityAware, PatternComposer, WeightModulation):
         assert cls.suggest(signal, "fast").fit == {"optimizer": "muon", "lr": 1e-2}
+        assert all(cls.suggest(small_signal(kind), "fast").fit["lr"] == 3e-3 for kind in KINDS if kind != "image")
         assert cls.suggest(signal, "published").fit["optimizer"] == "adam"
 
 
