@@ -13,9 +13,8 @@ from .settings import from_dict
 
 def export(field: Field, path, **options) -> Path:
     """Write `field` to `path` and return the path; options are those of the exporter the suffix chooses."""
-    path = Path(path).expanduser()
     export_facts(field, path, options)
-    return path
+    return Path(path).expanduser()
 
 
 def export_facts(field: Field, path, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -42,8 +42,8 @@ def run(arguments: list[str]) -> dict[str, Any]:
     before = header(options.archive)
     box = index_box(field.spec, options.box) if options.box is not None else None
     small = field.crop(box, keep=options.keep, drop=options.drop)
-    path = save(small, options.output, fit=before.get("fit"),
-                dtype=before.get("dtype", "float32"), share=before.get("share", {}).get("bits"))
+    path = save(small, options.output, fit=before.get("fit"), dtype=before.get("dtype", "float32"),
+                share=before.get("share", {}).get("bits"))
     return {"output": str(path), "parameters": small.parameter_count, "bytes": path.stat().st_size,
             "shape": [*small.spec.shape, small.spec.out_features], "box": own_box(small.spec),
             "kept": path.stat().st_size / before["bytes"]}

@@ -38,5 +38,4 @@ def run(arguments: list[str]) -> dict[str, Any]:
     options = chosen[Export]
     field = open(options.archive, device=options.device, model=options.model)
     settings = {f.name: getattr(chosen[exporter.options], f.name) for f in dataclasses.fields(exporter.options)}
-    path = Path(options.output).expanduser()
-    return {"output": str(path), **export_facts(field, path, settings)}
+    return {"output": str(Path(options.output).expanduser()), **export_facts(field, options.output, settings)}

@@ -67,8 +67,7 @@ def run(arguments: list[str]) -> dict[str, Any]:
     with last.averaged():
         whole = big.eval().baked()
         metrics = {f"{name}_new": value for name, value in part.metrics(whole).items()}
-        path = save(whole, options.output, metrics=metrics,
-                    fit={"step": last.step, "seconds": last.seconds},
+        path = save(whole, options.output, metrics=metrics, fit={"step": last.step, "seconds": last.seconds},
                     dtype=header(options.archive).get("dtype", "float32"))
     if stopped:
         raise Interrupted(f"stopped at step {last.step}; what was learned is in {path}.", stopped[0])
