@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from inr_scenes.device import ROWS
 from inr_scenes.errors import InrError
 from inr_scenes.field import build, decode_all
 from inr_scenes.fit import FitConfig, fit, steps
+from inr_scenes.kernels.choice import choose, chosen
 from inr_scenes.mesh import mesh
 from inr_scenes.metrics import psnr
 from inr_scenes.plugins import find_problem
@@ -182,6 +184,22 @@ def test_tomography_recovers_an_image_from_views():
     assert result.metrics["psnr"] > 28
     query, values = problem.sample(torch.arange(40))
     assert (problem.predict(result.field, query) - values).square().mean() < 2e-3
+
+
+def test_what_tomography_decodes_again_it_decodes_by_the_kernel_that_was_chosen():
+    problem, kernels = Tomography.wrap(scene(channels=1), angles=4), []
+    field = siren(problem)
+
+    def decoded(coords):
+        kernels.append(chosen())
+        return field(coords)
+
+    with choose("torch"):
+        views = problem.predict(decoded, problem.angles)
+    again = threading.Thread(target=views.sum().backward)       # an accelerator's backward has a thread of its own
+    again.start()
+    again.join()
+    assert kernels == ["torch", "torch"] and all(p.grad is not None for p in field.parameters())
 
 
 def test_a_sinogram_file_is_recovered_in_its_own_units(tmp_path):
